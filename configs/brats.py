@@ -1,0 +1,21 @@
+"""The Kaggle BraTS2020 slices (awsaf49/brats2020-training-data), patient split, regions WT, TC and ET.
+
+    python main.py --config=configs/brats.py --config.data.root=DIR
+
+"""
+from configs import default
+
+
+def get_config():
+    config = default.get_config()
+    with config.unlocked():
+        config.data.format = 'brats_h5'
+        config.data.root = 'brats2020-training-data'
+        config.data.size = (240, 240)
+        config.data.channels = 4
+        config.data.standardise = False  # the reader does, inside the brain
+        config.data.categories = (1, 2, 4)
+        config.data.regions = (('WT', (1, 2, 4), 2), ('TC', (1, 4), 1), ('ET', (4,), 4))
+        config.data.empty_slices = 0.2
+        config.augment.flip = (True, False)  # rows run left to right in these files
+    return config.lock()

@@ -1,0 +1,73 @@
+"""unet_jax on the command line: python main.py --config=configs/phantom.py. Parses and dispatches, nothing more."""
+import logging
+import sys
+from pathlib import Path
+
+from absl import app, flags
+from ml_collections import config_flags
+
+from unet_jax.errors import InputError
+from unet_jax.workdir import load_config
+
+flags.DEFINE_enum('mode', 'train', ['annotate', 'train', 'evaluate', 'predict'], 'What to do.')
+flags.DEFINE_string('workdir', None, 'Where everything is written; runs/<name of the config> by default.')
+flags.DEFINE_string('subset', 'test', 'evaluate: which subset.')
+flags.DEFINE_string('checkpoint', 'best', "evaluate, predict: 'best', 'latest' or a step.")
+flags.DEFINE_string('input', None, 'predict: an image, an HDF5 slice, or a folder of them.')
+flags.DEFINE_string('output', None, 'predict: the folder for masks and overlays; <workdir>/predictions by default.')
+config_flags.DEFINE_config_file('config', None, 'A file of configs/; a work directory has its own, saved, config.')
+FLAGS = flags.FLAGS
+
+
+def parse(argv: list[str]) -> list[str]:
+    """absl's flags; without --config it is the one that --workdir holds."""
+    given = dict(part.lstrip('-').partition('=')[::2] for part in argv if part.startswith('-'))
+    if 'config' not in given and 'workdir' in given:
+        load_config(Path(given['workdir']))  # its own message where there is none
+        saved = Path(__file__).parent / 'configs' / 'saved.py'
+        argv = [argv[0], f'--config={saved}:{given["workdir"]}', *argv[1:]]
+    rest = FLAGS(argv)
+    if FLAGS.config is None:
+        raise InputError('name what to run: --config=configs/phantom.py needs no data, '
+                         '--workdir=DIR goes on with a run')
+    _ = FLAGS.config.seed  # a config file that cannot be read says so only when it is looked into
+    if FLAGS.workdir is None:
+        FLAGS.workdir = str(Path('runs') / Path(given['config'].partition(':')[0]).stem)
+    return rest
+
+
+def main(_: list[str]) -> None:
+    from unet_jax import commands  # jax starts here, once the flags are known to be good
+    config, folder = FLAGS.config, Path(FLAGS.workdir)
+    commands.start(config, folder)
+    if FLAGS.mode == 'annotate':
+        commands.annotate(config, folder)
+    elif FLAGS.mode == 'train':
+        commands.train(config, folder)
+    elif FLAGS.mode == 'evaluate':
+        commands.evaluate(config, folder, subset=FLAGS.subset, which=FLAGS.checkpoint)
+    else:
+        commands.predict(config, folder, source=FLAGS.input, output=FLAGS.output, which=FLAGS.checkpoint)
+
+
+def explain(run, argument) -> object:
+    """`run(argument)`, with a message and exit status 2 instead of a traceback for what the user can mend."""
+    try:
+        return run(argument)
+    except (InputError, flags.Error) as error:
+        message = str(error)
+        if 'Traceback' in message:  # of a config file that cannot be read: its last line says why
+            message = f'{message.splitlines()[0]} {message.strip().splitlines()[-1].strip()}'
+    except (KeyError, AttributeError, OSError) as error:
+        if run is not parse:
+            raise
+        message = f'--config: {error}' if isinstance(error, OSError) else \
+            'no such config field: ' + str(error.args[0]).replace('\\n', '; ').replace('\n', '; ')
+    print(f'error: {message}', file=sys.stderr)
+    sys.exit(2)
+
+
+if __name__ == '__main__':
+    logging.basicConfig(format='%(message)s')
+    logging.getLogger('absl').setLevel(logging.WARNING)  # orbax reports every file it touches
+    app.run(lambda argv: explain(main, argv), flags_parser=lambda argv: explain(parse, argv))

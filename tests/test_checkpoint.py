@@ -1,0 +1,100 @@
+"""Checkpoints: exact, sealed, kept by rule, restored onto other device counts."""
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from unet_jax.errors import InputError
+from unet_jax.training import checkpoint, sharding
+from unet_jax.training import state as states
+
+
+def make(step, seed=0):
+    params = {'w': jax.random.normal(jax.random.key(seed), (16, 3)), 'b': jnp.full(3, float(step))}
+    state = states.create(params, optax.adam(1e-3))
+    return states.State(jnp.asarray(step, jnp.int32), params, state.ema_params, state.opt_state)
+
+
+def save(folder, step, score=None, keep=2):
+    checkpoint.save(folder, make(step), score=score, window=[{'loss': 0.1 + 0.2}], keep=keep)
+
+
+def equal(a, b):
+    return all(np.array_equal(x, y) for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True))
+
+
+@pytest.mark.parametrize('devices', [1, 2, 8])
+def test_a_state_comes_back_bit_for_bit_on_any_number_of_devices(tmp_path, devices):
+    save(tmp_path, 5)
+    mesh = sharding.create_mesh(jax.devices()[:devices])
+    restored = checkpoint.restore(tmp_path, 5, make(0, seed=9), sharding.replicated(mesh))
+    assert equal(restored, make(5)) and int(restored.step) == 5
+    assert len(restored.params['w'].sharding.device_set) == devices
+    assert checkpoint.read_seal(tmp_path, 5)['window'] == [{'loss': 0.1 + 0.2}]
+
+
+def test_the_newest_and_the_best_are_kept(tmp_path):
+    for step, score in [(1, 0.5), (2, 0.9), (3, None), (4, 0.7), (5, 0.8)]:
+        save(tmp_path, step, score)
+    assert checkpoint.steps(tmp_path) == [2, 4, 5]
+    assert checkpoint.best(tmp_path) == 2
+    assert [checkpoint.choose(tmp_path, w) for w in ('best', 'latest', '4')] == [2, 5, 4]
+
+
+def test_the_first_of_equal_scores_is_the_best(tmp_path):
+    for step in (1, 2, 3):
+        save(tmp_path, step, 0.5, keep=3)
+    assert checkpoint.best(tmp_path) == 1
+
+
+def damage_bit(path):
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.write_bytes(data)
+
+
+def largest(folder):
+    files = (p for p in folder.rglob('*') if p.is_file() and p.name != checkpoint.SEAL)
+    return max(files, key=lambda p: p.stat().st_size)
+
+
+@pytest.mark.parametrize('harm', [damage_bit, lambda p: p.write_bytes(p.read_bytes()[:-1]), lambda p: p.unlink()])
+def test_damage_is_noticed_and_the_newest_good_step_is_used(tmp_path, harm, caplog):
+    save(tmp_path, 1), save(tmp_path, 2)
+    harm(largest(tmp_path / '2'))
+    before = sorted(tmp_path.rglob('*'))
+    assert checkpoint.newest_intact(tmp_path) == 1
+    assert 'damaged' in caplog.text and sorted(tmp_path.rglob('*')) == before
+    with pytest.raises(InputError, match=r'Intact: \[1\]'):
+        checkpoint.choose(tmp_path, '2')
+
+
+def test_a_step_without_a_seal_was_cut_off_and_is_not_used(tmp_path):
+    save(tmp_path, 1), save(tmp_path, 2)
+    (tmp_path / '2' / checkpoint.SEAL).unlink()
+    assert checkpoint.newest_intact(tmp_path) == 1
+    save(tmp_path, 2)
+    assert checkpoint.newest_intact(tmp_path) == 2
+    assert [p.name for p in tmp_path.iterdir() if 'replaced' in p.name]  # moved aside, not deleted
+
+
+def test_only_the_averaged_parameters_are_read_for_prediction(tmp_path):
+    save(tmp_path, 3)
+    everywhere = sharding.replicated(sharding.create_mesh(jax.devices()[:1]))
+    assert equal(checkpoint.restore_params(tmp_path, 3, make(0).params, everywhere), make(3).ema_params)
+
+
+def test_what_is_not_there_is_named_with_the_choices(tmp_path):
+    with pytest.raises(InputError, match='holds no checkpoint'):
+        checkpoint.choose(tmp_path, 'best')
+    save(tmp_path, 1)
+    with pytest.raises(InputError, match=r"choose 'best', 'latest' or one of \[1\]"):
+        checkpoint.choose(tmp_path, '7')
+
+
+def test_another_network_is_refused(tmp_path):
+    save(tmp_path, 1)
+    everywhere = sharding.replicated(sharding.create_mesh(jax.devices()[:1]))
+    with pytest.raises(InputError, match='does not fit'):
+        checkpoint.restore_params(tmp_path, 1, {'other': jnp.zeros(3)}, everywhere)

@@ -1,0 +1,334 @@
+import json
+import logging
+import shutil
+import time
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from unet_jax.annotations import coco, frame
+from unet_jax.annotations.segmentation import parse, rasterise
+from unet_jax.errors import InputError
+
+SQUARE = [[2, 1, 6, 1, 6, 4, 2, 4]]
+HEX = '13454b0a33fb53c0cc68d81c5f19b7d'
+
+
+def image(i, name, width=8, height=6, **more):
+    return {'id': i, 'file_name': name, 'width': width, 'height': height, **more}
+
+
+def annotation(i, of, category=1, segmentation=SQUARE, bbox=(2, 1, 4, 3), **more):
+    return {'id': i, 'image_id': of, 'category_id': category, 'segmentation': segmentation, 'bbox': list(bbox), **more}
+
+
+def write(file, images, annotations, categories=((0, 'parent'), (1, 'core'), (2, 'oedema')), on_disk=None, bom=b''):
+    """A JSON file, and a grey picture of its own for each image in `on_disk` (None: as named, beside the JSON)."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    dataset = {'images': images, 'annotations': annotations,
+               'categories': [{'id': i, 'name': n} for i, n in categories]}
+    file.write_bytes(bom + json.dumps(dataset).encode())
+    for name, width, height in on_disk or [(i['file_name'], i['width'], i['height']) for i in images]:
+        picture = file.parent / name
+        picture.parent.mkdir(parents=True, exist_ok=True)
+        Image.new('L', (width, height), len(name)).save(picture)
+
+
+def roboflow(root, valid='valid'):
+    write(root / 'train/_annotations.coco.json', [image(0, 'a.png'), image(1, 'b.png'), image(2, 'c.png')],
+          [annotation(0, 0), annotation(1, 1, 2), annotation(2, 0, 2)])
+    write(root / valid / '_annotations.coco.json', [image(0, 'd.png')], [annotation(0, 0)])
+    write(root / 'test/_annotations.coco.json', [image(0, 'a.png')], [annotation(0, 0, 2)])
+    return root
+
+
+def single(root, annotations=(), images=None, **more):
+    images = images or [image(1, 'a.png')]
+    write(root / 'labels.json', images, list(annotations), **more)
+    return root
+
+
+@pytest.mark.parametrize('valid', ['valid', 'val', 'validation', 'Val'])
+def test_subset_folders_are_the_subsets(tmp_path, valid):
+    found = coco.read(roboflow(tmp_path, valid))
+    assert list(found.columns) == [*frame.COLUMNS, 'iscrowd']
+    assert found['subset'].tolist() == ['train'] * 4 + ['valid', 'test']
+
+
+def test_ids_restart_in_every_subset_and_each_image_keeps_all_its_annotations(tmp_path):
+    images = frame.images(coco.read(roboflow(tmp_path))).set_index('path')
+    assert {path: [c for c, _ in row.annotations] for path, row in images.iterrows()} == {
+        'train/a.png': [1, 2], 'train/b.png': [2], 'train/c.png': [], 'valid/d.png': [1], 'test/a.png': [2]}
+    assert images['image_id'].tolist() == ['0', '1', '2', '0', '0']
+
+
+def test_a_case_is_the_file_name_or_the_path_where_that_occurs_twice(tmp_path):
+    images = frame.images(coco.read(roboflow(tmp_path))).set_index('path')
+    assert images['case'].to_dict() == {'train/a.png': 'train/a.png', 'train/b.png': 'b.png', 'train/c.png': 'c.png',
+                                        'valid/d.png': 'd.png', 'test/a.png': 'test/a.png'}
+
+
+def test_the_unused_parent_category_is_no_class(tmp_path):
+    found = coco.read(roboflow(tmp_path))
+    assert frame.classes(found) == (1, 2) and frame.categories(found) == {1: 'core', 2: 'oedema'}
+
+
+def test_instances_files_are_matched_with_their_image_folders(tmp_path):
+    for name in ('train2017', 'val2017'):
+        write(tmp_path / f'annotations/instances_{name}.json', [image(7, 'a.png')], [annotation(1, 7)],
+              on_disk=[(f'../images/{name}/a.png', 8, 6)])
+    (tmp_path / 'annotations/captions_val2017.json').write_text('[]')
+    found = coco.read(tmp_path)
+    assert found[['subset', 'path']].values.tolist() == [['train', 'images/train2017/a.png'],
+                                                         ['valid', 'images/val2017/a.png']]
+
+
+def test_one_file_beside_a_folder_is_split_by_source(tmp_path, caplog):
+    names = [f'{i // 2}_jpg.rf.{HEX}{i % 2}.png' for i in range(40)]
+    single(tmp_path, [annotation(i, i) for i in range(40)], [image(i, name) for i, name in enumerate(names)],
+           on_disk=[(f'pictures/{name}', 8, 6) for name in names])
+    with caplog.at_level(logging.WARNING, 'unet_jax'):
+        found = coco.read(tmp_path, split=(0.5, 0.25, 0.25), seed=1)
+    assert found['subset'].value_counts().to_dict() == {'train': 20, 'valid': 10, 'test': 10}
+    assert found['group'].nunique() == 20 and (found.groupby('group')['subset'].nunique() == 1).all()
+    assert 'no subsets' in caplog.text
+    assert not found.equals(coco.read(tmp_path, split=(0.5, 0.25, 0.25), seed=2))
+
+
+def test_train_alone_is_split_too(tmp_path):
+    write(tmp_path / 'train/_annotations.coco.json', [image(i, f'{i}.png') for i in range(20)], [])
+    assert coco.read(tmp_path)['subset'].value_counts().to_dict() == {'train': 14, 'valid': 3, 'test': 3}
+    assert set(coco.read(tmp_path, split=(1, 0, 0))['subset']) == {'train'}
+
+
+def test_a_folder_that_does_not_exist_and_letter_case_are_overlooked(tmp_path):
+    single(tmp_path, [annotation(1, 1)], [image(1, 'annotator\\desk/Y1.jpg')], on_disk=[('images/y1.JPG', 8, 6)])
+    assert coco.read(tmp_path)[['file_name', 'path']].values.tolist() == [['annotator\\desk/Y1.jpg', 'images/y1.JPG']]
+
+
+def test_masks_beside_an_image_folder_are_not_mistaken_for_images(tmp_path):
+    single(tmp_path, images=[image(1, 'a.png')], on_disk=[('images/a.png', 8, 6), ('masks/a.png', 8, 6)])
+    assert coco.read(tmp_path)['path'].tolist() == ['images/a.png']
+
+
+def test_a_name_that_fits_several_files_is_an_error(tmp_path):
+    single(tmp_path, images=[image(1, 'z/a.png')], on_disk=[('x/a.png', 8, 6), ('y/A.PNG', 8, 6)])
+    with pytest.raises(InputError, match=r"labels.json: 1 names that fit several files .*z/a.png: \['x/a.png', 'y/A"):
+        coco.read(tmp_path)
+
+
+def test_the_place_that_the_name_says_comes_first(tmp_path):
+    single(tmp_path, images=[image(1, 'x/a.png')], on_disk=[('x/a.png', 8, 6), ('y/a.png', 8, 6)])
+    assert coco.read(tmp_path)['path'].tolist() == ['x/a.png']
+
+
+def test_a_byte_order_mark_is_read_over(tmp_path):
+    assert len(coco.read(single(tmp_path, [annotation(1, 1)], bom=b'\xef\xbb\xbf'))) == 1
+
+
+@pytest.mark.parametrize('segmentation', [
+    SQUARE, SQUARE[0], [[str(v) for v in SQUARE[0]]], [SQUARE[0], SQUARE[0]],
+    {'size': [6, 8], 'counts': [13, 3, 3, 3, 3, 3, 3, 3, 14]}, {'size': [6, 8], 'counts': '=3300000;'}])
+def test_every_form_of_segmentation_is_read(tmp_path, segmentation):
+    found = coco.read(single(tmp_path, [annotation(1, 1, segmentation=segmentation, iscrowd=1)]))
+    np.testing.assert_array_equal(*(rasterise(s, 6, 8, where='') for s in (found['segmentation'][0], SQUARE)))
+    assert found['iscrowd'].tolist() == [1] and parse(found['segmentation'][0], 6, 8) == found['segmentation'][0]
+
+
+def test_the_polygon_is_trusted_not_the_box(tmp_path):
+    found = coco.read(single(tmp_path, [annotation(1, 1, bbox=(0, 0, 8, 6), area=48)]))
+    assert rasterise(found['segmentation'][0], 6, 8, where='').sum() == 12
+
+
+@pytest.mark.parametrize('segmentation', [[], None])
+def test_an_annotation_without_mask_follows_box_only(tmp_path, caplog, segmentation):
+    single(tmp_path, [annotation(5, 1, segmentation=segmentation)])
+    with pytest.raises(InputError, match="labels.json: 1 annotations that have a box only .*'box'.*annotation 5 of"):
+        coco.read(tmp_path)
+    with caplog.at_level(logging.WARNING, 'unet_jax'):
+        skipped = coco.read(tmp_path, box_only='skip')
+    assert len(skipped) == 1 and skipped['segmentation'][0] is None
+    assert skipped.attrs['reader']['box_only'] == {'policy': 'skip', 'count': 1,
+                                                   'first': ['labels.json: annotation 5 of a.png']}
+    assert "box_only = 'skip' for 1" in caplog.text
+    filled = coco.read(tmp_path, box_only='box')
+    assert rasterise(filled['segmentation'][0], 6, 8, where='').sum() == 12
+    assert filled.attrs['reader']['box_only']['count'] == 1
+
+
+@pytest.mark.parametrize('segmentation, bbox, reason', [
+    ([[1, 1, 5, 5]], (0, 0, 1, 1), '2 points'), ([[1, 1, 5, float('nan'), 2, 2]], (0, 0, 1, 1), 'nan'),
+    ({'size': [8, 6], 'counts': [48]}, (0, 0, 1, 1), r'RLE of size \[8, 6\]'), ([], (0, 0, 0, 0), 'no area'),
+    ([[90, 90, 99, 90, 99, 99]], (0, 0, 1, 1), 'covers no pixel'), ({'file': 'x'}, (0, 0, 1, 1), 'another file')])
+def test_what_cannot_be_drawn_follows_broken_and_the_image_keeps_its_row(tmp_path, segmentation, bbox, reason):
+    single(tmp_path, [annotation(5, 1, segmentation=segmentation, bbox=bbox)])
+    with pytest.raises(InputError, match=f'labels.json: 1 annotations that cannot be drawn.*annotation 5 .*{reason}'):
+        coco.read(tmp_path, box_only='box')
+    found = coco.read(tmp_path, broken='skip')
+    assert len(found) == 1 and found['category_id'].isna().all()
+    assert found.attrs['reader']['broken']['count'] == 1
+
+
+def test_a_box_outside_the_image_is_broken(tmp_path):
+    single(tmp_path, [annotation(5, 1, segmentation=[], bbox=(50, 50, 2, 2))])
+    with pytest.raises(InputError, match='cannot be drawn.*covers no pixel'):
+        coco.read(tmp_path, box_only='box')
+
+
+def test_an_image_that_is_not_on_disk_is_an_error_or_left_out(tmp_path):
+    single(tmp_path, [annotation(1, 1), annotation(2, 2)], [image(1, 'a.png'), image(2, 'gone.png')],
+           on_disk=[('a.png', 8, 6)])
+    with pytest.raises(InputError, match='labels.json: 1 images not on disk in .*first: gone.png'):
+        coco.read(tmp_path)
+    found = coco.read(tmp_path, missing='skip')
+    assert found['file_name'].tolist() == ['a.png']
+    assert found.attrs['reader']['missing']['first'] == ['labels.json: gone.png']
+
+
+def test_a_size_that_is_not_the_file_s_is_an_error_that_names_both(tmp_path):
+    single(tmp_path, images=[image(1, 'a.png')], on_disk=[('a.png', 6, 8)])
+    with pytest.raises(InputError, match=r'a.png is 6 × 8 pixels \(width × height\), its entry says 8 × 6'):
+        coco.read(tmp_path)
+
+
+def test_a_size_may_be_written_as_text_or_float(tmp_path):
+    found = coco.read(single(tmp_path, images=[image(1, 'a.png', '8', 6.0)], on_disk=[('a.png', 8, 6)]))
+    assert found[['width', 'height']].values.tolist() == [[8, 6]]
+
+
+@pytest.mark.parametrize('mode, suffix', [('L', 'png'), ('RGB', 'jpg'), ('RGBA', 'png'), ('P', 'png'), ('CMYK', 'jpg'),
+                                          ('I;16', 'png'), ('1', 'bmp'), ('L', 'tif')])
+def test_images_of_every_mode_are_accepted(tmp_path, mode, suffix):
+    single(tmp_path, images=[image(1, f'a.{suffix}')], on_disk=[('other.png', 1, 1)])
+    Image.new(mode, (8, 6)).save(tmp_path / f'a.{suffix}')
+    assert len(coco.read(tmp_path)) == 1
+
+
+def test_the_orientation_flag_is_not_applied(tmp_path):
+    single(tmp_path, images=[image(1, 'a.jpg')], on_disk=[('other.png', 1, 1)])
+    exif = Image.Exif()
+    exif[0x0112] = 6  # rotated by 90 degrees
+    Image.new('L', (8, 6)).save(tmp_path / 'a.jpg', exif=exif)
+    assert coco.read(tmp_path)[['width', 'height']].values.tolist() == [[8, 6]]
+
+
+@pytest.mark.parametrize('text, message', [
+    (b'{', 'labels.json: not JSON'), (b'\xff\xfe{\x00', 'labels.json: not JSON in UTF-8'), (b'[' * 99999, 'not JSON'),
+    (b'[{"image_id": 1}]', 'a list of 1 results'), (b'3', 'keys absent'),
+    (b'{"images": []}', '2 keys absent or no list, first: annotations; categories'),
+    (b'{"images": [], "annotations": {}, "categories": []}', 'first: annotations'),
+    (b'{"images": [], "annotations": [], "categories": []}', 'no images')])
+def test_what_is_no_data_set_is_refused(tmp_path, text, message):
+    (tmp_path / 'labels.json').write_bytes(text)
+    with pytest.raises(InputError, match=message):
+        coco.read(tmp_path)
+
+
+@pytest.mark.parametrize('images, annotations, message', [
+    ([image(1, 'a.png'), image(1, 'b.png')], [], '1 ids given twice in images, first: 1'),
+    ([image(1, 'a.png'), image(2, 'A.png')], [], 'named by two entries'),
+    ([image(1, 'a.png', None)], [], r"1 entries without one of \('id', 'file_name', 'width', 'height'\), first: imag"),
+    ([image(1, 'a.png', 'wide')], [], "a.png cannot be opened, or its entry has no size"),
+    ([image(1, 'a.png')], [annotation(8, 3)], '1 annotations of an unknown image_id, first: annotation 8: 3'),
+    ([image(1, 'a.png')], [annotation(8, 1, 7)], r"category_id \(known are \['0', '1', '2'\]\), first: .* 8: 7"),
+    ([image(1, 'a.png')], [annotation(i, 3) for i in range(9)], '9 annotations of an unknown'),
+    ([image(1, 'a.png')], ['x'], r"1 entries without .*annotations\[0\] x")])
+def test_entries_that_do_not_fit_together_are_refused(tmp_path, images, annotations, message):
+    single(tmp_path, annotations, images, on_disk=[('a.png', 8, 6)])
+    with pytest.raises(InputError, match=message):
+        coco.read(tmp_path)
+
+
+def test_an_image_file_that_is_none_is_refused(tmp_path):
+    single(tmp_path)
+    (tmp_path / 'a.png').write_text('<html>')
+    with pytest.raises(InputError, match='labels.json: 1 images unlike their entry, first: a.png cannot be opened'):
+        coco.read(tmp_path)
+
+
+def test_an_image_that_claims_a_hundred_megapixels_is_refused(tmp_path):
+    single(tmp_path, images=[image(1, 'a.png', 10000, 10000)], on_disk=[('other.png', 1, 1)])
+    Image.new('1', (10000, 10000)).save(tmp_path / 'a.png')
+    with pytest.raises(InputError, match='a.png cannot be opened'):
+        coco.read(tmp_path)
+
+
+def test_a_category_that_changes_its_name_between_subsets_is_an_error(tmp_path):
+    roboflow(tmp_path)
+    write(tmp_path / 'test/_annotations.coco.json', [image(0, 'a.png')], [annotation(0, 0)], ((1, 'oedema'),))
+    with pytest.raises(InputError, match=r"two names in different subsets: \{1: \['core', 'oedema'\]\}"):
+        coco.read(tmp_path)
+
+
+def test_a_folder_without_annotations_is_told_what_was_looked_for(tmp_path):
+    with pytest.raises(InputError, match='config.data.root .*no such folder.*_annotations.coco.json.*phantom'):
+        coco.read(tmp_path / 'absent')
+    with pytest.raises(InputError, match='config.data.root .*no COCO annotations there. Looked for'):
+        coco.read(tmp_path)
+    roboflow(tmp_path / 'unpacked')
+    with pytest.raises(InputError, match='There is one in .*unpacked'):
+        coco.read(tmp_path)
+
+
+def test_two_files_for_one_subset_are_an_error(tmp_path):
+    roboflow(roboflow(tmp_path), 'val')
+    with pytest.raises(InputError, match=r"\['val/_annotations.coco.json', 'valid/_annotations.coco.json'\] would"):
+        coco.read(tmp_path)
+    single(tmp_path / 'flat')
+    shutil.copy(tmp_path / 'flat/labels.json', tmp_path / 'flat/other.json')
+    with pytest.raises(InputError, match=r"\['labels.json', 'other.json'\] would all be the data set"):
+        coco.read(tmp_path / 'flat')
+
+
+@pytest.mark.parametrize('policy', [{'box_only': 'fill'}, {'broken': 'box'}, {'missing': 'none'}])
+def test_an_unknown_policy_is_refused(tmp_path, policy):
+    with pytest.raises(InputError, match=f'{next(iter(policy))} is .* can be one of'):
+        coco.read(single(tmp_path), **policy)
+
+
+def test_the_brain_tumour_set_is_read_whole_and_fast(shared_data):
+    start = time.perf_counter()
+    found = coco.read(shared_data / 'coco-brain-tumor')
+    assert time.perf_counter() - start < 15  # 1.7 s on one core of a quiet machine
+    images = frame.images(found)
+    assert images['subset'].value_counts().to_dict() == {'train': 1502, 'valid': 429, 'test': 215}
+    assert images['annotations'].map(len).value_counts().to_dict() == {1: 2144, 0: 1, 2: 1}
+    assert frame.categories(found) == {1: '0', 2: '1'} and set(images['width']) == set(images['height']) == {640}
+    assert len(frame.apply_unannotated(found, 'skip')) == 2146
+
+
+def test_val_is_valid_in_a_real_export(shared_data):
+    images = frame.images(coco.read(shared_data / 'coco-val-folder'))
+    assert images['subset'].value_counts().to_dict() == {'train': 154, 'valid': 20, 'test': 4}
+    assert images['annotations'].map(len).max() == 5 and images['group'].nunique() == 110
+
+
+def test_a_real_cvat_export_finds_its_50_images(shared_data):
+    found = coco.read(shared_data / 'coco-cvat')
+    assert len(found) == 53 and found['path'].nunique() == 50
+    assert found.drop_duplicates('path')['path'].str.endswith('.JPG').sum() == 11
+    assert all((shared_data / 'coco-cvat' / path).is_file() for path in found['path'])
+
+
+def test_odd_real_files_are_read_or_refused(shared_data, tmp_path):
+    formats = shared_data / 'coco-formats'
+    instances = coco.read(formats / 'datumaro/coco_instances', box_only='box')
+    assert instances['subset'].tolist() == ['train', 'valid', 'valid']
+    stuff = coco.read(formats / 'datumaro/coco_stuff')
+    assert [rasterise(s, h, w, where='').sum() for s, h, w in
+            zip(stuff['segmentation'], stuff['height'], stuff['width'])] == [20, 20]
+    with pytest.raises(InputError, match='instances_train.json: 1 annotations that have a box only'):
+        coco.read(formats / 'datumaro/coco_instances')
+    (tmp_path / 'berries').mkdir()
+    for name in ('pycococreator_coco_example.json', '100.jpg'):
+        shutil.copy(formats / name, tmp_path / 'berries')
+    assert coco.read(tmp_path / 'berries')['iscrowd'].tolist() == [0, 0, 1]
+    (tmp_path / 'test').mkdir()
+    shutil.copy(formats / 'pkdarabi_test_utf8bom_annotations.coco.json', tmp_path / 'test/_annotations.coco.json')
+    with pytest.raises(InputError, match='test/_annotations.coco.json: 215 images not on disk'):
+        coco.read(tmp_path)
+    results = formats / 'cocoapi_instances_val2014_fakesegm100_results.json'
+    shutil.copy(results, tmp_path / 'test/_annotations.coco.json')
+    with pytest.raises(InputError, match='a list of 734 results'):
+        coco.read(tmp_path)

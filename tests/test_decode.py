@@ -1,0 +1,94 @@
+"""Image files of every mode, letterboxing and back, labels at the network's and the file's size."""
+import numpy as np
+import pytest
+from PIL import Image
+
+from unet_jax.annotations import frame as frames
+from unet_jax.errors import InputError
+from unet_jax.pipeline import decode
+
+
+def row_of(path, width, height, annotations=()):
+    lines = [{'file_name': path, 'width': width, 'height': height, 'category_id': c, 'segmentation': s,
+              'category': str(c) if c else None, 'subset': 'train', 'image_id': '0', 'path': path, 'group': path,
+              'case': path, 'slice': None} for c, s in annotations or [(None, None)]]
+    return next(frames.images(frames.build(lines)).itertuples())
+
+
+@pytest.mark.parametrize('mode', ['L', 'RGB', 'RGBA', 'P', 'CMYK', '1', 'LA'])
+def test_every_mode_of_eight_bits_reads_as_grey_and_as_colour(mode, tmp_path):
+    grey = Image.fromarray(np.uint8([[0, 255], [255, 0]]))
+    path = tmp_path / ('a.tif' if mode == 'CMYK' else 'a.png')
+    grey.convert('RGBA' if mode == 'RGBA' else mode).save(path)
+    assert np.abs(decode.read_image(path, 1)[..., 0].astype(int) - np.asarray(grey)).max() <= 1
+    assert decode.read_image(path, 3).shape == (2, 2, 3)
+
+
+def test_sixteen_bits_are_scaled_by_their_own_maximum(tmp_path):
+    Image.fromarray(np.uint16([[0, 1000], [2000, 4000]])).save(tmp_path / 'a.png')
+    assert decode.read_image(tmp_path / 'a.png', 1)[..., 0].tolist() == [[0, 64], [128, 255]]
+
+
+def test_exif_orientation_is_not_applied(tmp_path):
+    image = Image.fromarray(np.zeros((4, 8), np.uint8))
+    exif = image.getexif()
+    exif[0x0112] = 6  # rotate by 90 degrees
+    image.save(tmp_path / 'a.jpg', exif=exif)
+    assert decode.read_image(tmp_path / 'a.jpg', 1).shape == (4, 8, 1)
+
+
+def test_what_is_no_image_is_refused_by_name(tmp_path):
+    (tmp_path / 'page.jpg').write_text('<html>')
+    Image.fromarray(np.random.default_rng(0).integers(0, 255, (64, 64), np.uint8)).save(tmp_path / 'cut.png')
+    (tmp_path / 'cut.png').write_bytes((tmp_path / 'cut.png').read_bytes()[:1000])
+    for name in ('page.jpg', 'cut.png', 'absent.png'):
+        with pytest.raises(InputError, match=name):
+            decode.read_image(tmp_path / name, 1)
+
+
+def test_a_decompression_bomb_is_refused_before_it_is_decoded(tmp_path, monkeypatch):
+    monkeypatch.setattr(decode, 'MAX_PIXELS', 100)
+    Image.fromarray(np.zeros((20, 20), np.uint8)).save(tmp_path / 'a.png')
+    with pytest.raises(InputError, match='20×20'):
+        decode.read_image(tmp_path / 'a.png', 1)
+
+
+@pytest.mark.parametrize('height, width', [(30, 60), (60, 30), (17, 17), (1, 50), (128, 128)])
+def test_placement_keeps_the_aspect_and_is_centred(height, width):
+    p = decode.place(height, width, (64, 64))
+    assert max(p.height, p.width) == 64 and p.top == (64 - p.height) // 2 and p.left == (64 - p.width) // 2
+    assert p.height / p.width == pytest.approx(height / width, rel=0.1) or min(p.height, p.width) == 1
+
+
+def test_extract_undoes_embed():
+    ramp = np.linspace(0, 1, 24, dtype=np.float32)[:, None, None] * np.ones((24, 48, 2), np.float32)
+    assert np.abs(decode.extract(decode.embed(ramp, (96, 96)), 24, 48) - ramp).max() < 0.02
+    assert np.array_equal(decode.embed(ramp, (24, 48)), ramp)
+
+
+def test_several_annotations_of_a_class_are_united_and_classes_may_overlap(tmp_path):
+    Image.fromarray(np.zeros((8, 8), np.uint8)).save(tmp_path / 'a.png')
+    square = [[0, 0, 4, 0, 4, 4, 0, 4]]
+    row = row_of('a.png', 8, 8, [(1, square), (1, [[4, 4, 8, 4, 8, 8, 4, 8]]), (5, square), (9, [[0, 0, 8, 0, 8, 8]])])
+    settings = decode.Settings(str(tmp_path), (8, 8), 1, (1, 5))
+    _, label = decode.decode(row, settings)
+    assert label[0, 0] == 3 and label[6, 6] == 1 and label[0, 6] == 0
+    assert np.array_equal(label, decode.decode_label(row, settings))
+
+
+def test_a_pixel_belongs_to_a_class_that_covers_half_of_it(tmp_path):
+    Image.fromarray(np.zeros((16, 16), np.uint8)).save(tmp_path / 'a.png')
+    row = row_of('a.png', 16, 16, [(1, [[0, 0, 8, 0, 8, 16, 0, 16]])])
+    _, label = decode.decode(row, decode.Settings(str(tmp_path), (4, 4), 1, (1,)))
+    assert label.tolist() == [[1, 1, 0, 0]] * 4
+
+
+def test_a_size_that_differs_from_the_annotation_names_both(tmp_path):
+    Image.fromarray(np.zeros((8, 10), np.uint8)).save(tmp_path / 'a.png')
+    with pytest.raises(InputError, match='is 10×8 pixels.*annotated as 8×10'):
+        decode.decode(row_of('a.png', 8, 10), decode.Settings(str(tmp_path), (8, 8), 1, (1,)))
+
+
+def test_three_channels_of_hdf5_cannot_be_asked_of_an_image(tmp_path):
+    with pytest.raises(InputError, match='config.data.channels is 4'):
+        decode.read_image(tmp_path / 'a.png', 4)

@@ -1,0 +1,130 @@
+"""The train step: learns, skips what is not finite, gives every device and every batch the same result."""
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from configs.default import get_config
+from unet_jax.annotations import labels
+from unet_jax.model import unet
+from unet_jax.training import optimizer, sharding
+from unet_jax.training import state as states
+from unet_jax.training import step as steps
+
+REGIONS = (labels.Region('tumour', (1,), 1),)
+
+
+def tiny(**sections):
+    """A small network and a short run; `sections` are {section: {field: value}}."""
+    config = get_config()
+    with config.unlocked():
+        config.model.update({'features': (4, 8), 'encoder_blocks': (1, 1), 'decoder_blocks': (1,)})
+        config.optimizer.update({'warmup': 0, 'learning_rate': 1e-2})
+        for section, fields in sections.items():
+            config[section].update(fields)
+    return config
+
+
+def build(config, devices=1):
+    module = unet.build(config.model, 1)
+    transform = optimizer.create(config.optimizer, 100)
+    step = steps.make_train_step(config, module, transform, (1,), optimizer.learning_rate(config.optimizer, 100))
+    mesh = sharding.create_mesh(jax.devices()[:devices])
+    everywhere, split = sharding.replicated(mesh), sharding.split(mesh)
+    state = states.create(unet.init(module, jax.random.key(0), (16, 16), 1), transform)
+    return jax.jit(step, in_shardings=(everywhere, split), out_shardings=everywhere), state, mesh
+
+
+def disks(count=8, start=0):
+    """Images with a bright disk, which is the label."""
+    rng = np.random.default_rng(1)
+    centre = rng.uniform(4, 12, (count, 2))
+    grid = np.stack(np.meshgrid(np.arange(16), np.arange(16), indexing='ij'), -1)
+    label = (np.linalg.norm(grid[None] - centre[:, None, None], axis=-1) < 3.5).astype(np.uint8)
+    image = np.uint8(60 + 120 * label + rng.integers(0, 40, label.shape))[..., None]
+    return {'image': image, 'label': label, 'index': np.arange(count, dtype=np.int32),
+            'visit': np.arange(start, start + count, dtype=np.uint32), 'valid': np.ones(count, np.float32)}
+
+
+def test_the_loss_falls_and_the_average_follows_the_parameters():
+    step, state, mesh = build(tiny())
+    losses = []
+    for k in range(30):
+        state, metrics = step(state, sharding.put(disks(start=8 * k), mesh))
+        losses.append(float(metrics['loss']))
+    assert losses[-1] < 0.75 * losses[0] and int(state.step) == 30
+    assert metrics['finite'] == 1 and float(metrics['gradient_norm']) > 0
+    gap = max(float(jnp.abs(a - b).max()) for a, b in zip(*map(jax.tree.leaves, (state.params, state.ema_params))))
+    assert 0 < gap < 0.2
+
+
+def test_without_averaging_the_averaged_parameters_are_the_parameters():
+    step, state, mesh = build(tiny(optimizer={'ema': 0.0}))
+    state, _ = step(state, sharding.put(disks(), mesh))
+    assert all(np.array_equal(a, b) for a, b in zip(*map(jax.tree.leaves, (state.params, state.ema_params))))
+
+
+@pytest.mark.parametrize('devices', [2, 8])
+def test_any_number_of_devices_augments_bit_for_bit_alike_and_gives_the_same_loss(devices):
+    config = tiny()
+    key = jax.random.key(3)
+    results = []
+    for count in (1, devices):
+        step, state, mesh = build(config, count)
+        prepared = jax.jit(lambda b: steps.prepare(b, config, key), in_shardings=(sharding.split(mesh),))
+        image, label = prepared(sharding.put(disks(), mesh))
+        losses = []
+        for k in range(3):
+            state, metrics = step(state, sharding.put(disks(start=8 * k), mesh))
+            losses.append(float(metrics['loss']))
+        results.append((np.asarray(image), np.asarray(label), losses))
+    assert np.array_equal(results[0][0], results[1][0]) and np.array_equal(results[0][1], results[1][1])
+    assert results[0][2] == pytest.approx(results[1][2], rel=1e-5)
+
+
+def test_a_sample_is_augmented_alike_wherever_it_lies_in_the_batch():
+    config, batch = tiny(), disks()
+    turned = {name: np.roll(array, 3, 0) for name, array in batch.items()}
+    one, other = (np.asarray(steps.prepare(b, config, jax.random.key(0))[0]) for b in (batch, turned))
+    assert np.array_equal(np.roll(one, 3, 0), other)
+
+
+def test_a_non_finite_batch_changes_nothing_but_the_step():
+    step, state, mesh = build(tiny())
+    broken = disks() | {'image': np.full((8, 16, 16, 1), np.nan, np.float16)}
+    after, metrics = step(state, sharding.put(broken, mesh))
+    assert metrics['finite'] == 0 and int(after.step) == 1
+    for before, now in zip(*(jax.tree.leaves((s.params, s.ema_params, s.opt_state)) for s in (state, after))):
+        assert np.array_equal(before, now)
+
+
+def test_padding_samples_do_not_count():
+    step, state, mesh = build(tiny(augment={'spatial_probability': 0.0, 'intensity_probability': 0.0}))
+    whole = disks(4)
+    padded = {name: np.pad(array, [(0, 4)] + [(0, 0)] * (array.ndim - 1)) for name, array in whole.items()}
+    a, b = (step(state, sharding.put(batch, mesh))[1]['loss'] for batch in (whole, padded))
+    assert float(a) == pytest.approx(float(b), rel=1e-5)
+
+
+def test_normalising_gives_mean_0_and_deviation_1_and_leaves_a_constant_at_0():
+    image = jnp.asarray(np.random.default_rng(0).normal(5, 3, (16, 16, 2)))
+    done = steps.normalise(image, True)
+    assert jnp.allclose(done.mean((0, 1)), 0, atol=1e-5) and jnp.allclose(done.std((0, 1)), 1, atol=1e-5)
+    assert not jnp.any(steps.normalise(jnp.full((4, 4, 1), 7.0), True))
+
+
+def test_predicting_with_flips_is_the_mean_of_the_views_and_mirrors_with_the_input():
+    config = tiny(evaluation={'flips': True}, augment={'flip': (True, True)})
+    module = unet.build(config.model, 1)
+    params = unet.init(module, jax.random.key(1), (16, 16), 1)
+    predict, batch = steps.make_predict_step(config, module, (1,)), disks(2)
+    straight = predict(params, batch)
+    mirrored = predict(params, batch | {'image': batch['image'][:, ::-1]})
+    assert jnp.allclose(straight[:, ::-1], mirrored, atol=1e-5) and straight.shape == (2, 16, 16, 1)
+
+
+def test_a_softmax_region_has_the_probability_of_all_that_lies_inside_it():
+    config = tiny(loss={'activation': 'softmax'})
+    logits = jnp.log(jnp.array([[1.0, 2.0, 3.0, 4.0]]))
+    assert steps.probabilities(config, logits, (7, 5, 4))[0].tolist() == pytest.approx([0.9, 0.7, 0.4])
+    assert steps.probabilities(config, logits, (1, 2, 4))[0].tolist() == pytest.approx([0.2, 0.3, 0.4])

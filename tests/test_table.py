@@ -1,0 +1,236 @@
+import json
+import time
+
+import nibabel
+import numpy as np
+import pandas as pd
+import pytest
+
+from unet_jax.errors import InputError
+from unet_jax.evaluation import lesions, overlap, surface, table
+
+NAN, INF = float('nan'), float('inf')
+
+
+def masks(shape=(8, 9, 10)):
+    reference, prediction = np.zeros(shape, bool), np.zeros(shape, bool)
+    reference[2:6, 2:6], prediction[3:6, 2:7] = True, True
+    return reference, prediction
+
+
+def frame(**columns) -> pd.DataFrame:
+    """Cases a, b, c of patients p, p, q in one region, with the given columns."""
+    n = len(next(iter(columns.values())))
+    return pd.DataFrame({'case': list('abcdef')[:n], 'group': list('ppqrst')[:n], 'region': 'WT', **columns})
+
+
+CASES = frame(dice=[0.5, 1.0, 0.0], hd95=[3.0, 0.0, 373.12866], tp=[2, 0, 0], fp=[2, 0, 3], fn=[2, 0, 0], tn=[9, 9, 9])
+
+
+def summary(cases=CASES, convention='brats', units='mm', **more):
+    return table.summarise(cases, convention=convention, units=units, **more)
+
+
+def test_a_score_holds_what_the_other_modules_measure():
+    reference, prediction = masks()
+    spacing = (1.0, 2.0, 1.5)
+    scores = table.score(reference, prediction, spacing=spacing, tolerance=2.0, lesion='MET')
+    c = overlap.counts(reference, prediction)
+    assert list(scores) == ['dice', 'iou', 'sensitivity', 'specificity', 'hd95', 'surface_dice', 'lesion_dice',
+                            'lesion_hd95', 'lesion_tp', 'lesion_fn', 'lesion_fp', 'tp', 'fp', 'fn', 'tn',
+                            'volume_reference', 'volume_prediction']
+    assert (scores['dice'], scores['iou']) == (overlap.dice(c), overlap.iou(c))
+    assert (scores['sensitivity'], scores['specificity']) == (overlap.sensitivity(c), overlap.specificity(c))
+    assert scores['hd95'] == surface.hd95(reference, prediction, spacing=spacing)
+    assert scores['surface_dice'] == surface.surface_dice(reference, prediction, spacing=spacing, tolerance=2.0)
+    wise = lesions.lesion_wise(reference, prediction, spacing=spacing, challenge='MET')
+    assert {key: scores[key] for key in wise} == wise
+    assert (scores['volume_reference'], scores['volume_prediction']) == (160 * 3.0, 150 * 3.0)
+
+
+def test_distances_and_lesions_are_measured_only_if_asked_for():
+    assert {'hd95', 'surface_dice', 'lesion_dice'}.isdisjoint(table.score(*masks(), spacing=(1, 1, 1), surface=False))
+    nnunet = table.score(*masks(), spacing=(1, 1, 1), convention='nnunet')
+    assert 'hd95' not in nnunet and 'surface_dice' in nnunet
+
+
+def test_an_image_is_scored_in_pixels_with_its_diagonal_as_penalty():
+    reference = masks()[0][..., 0]
+    scores = table.score(reference, np.zeros_like(reference), spacing=(1.0, 1.0))
+    assert scores['hd95'] == np.hypot(8, 9)
+    assert scores['volume_reference'] == 16
+
+
+def test_a_summary_by_hand():
+    entry = summary()['regions']['WT']
+    assert {key: entry['dice'][key] for key in ('mean', 'median', 'n')} == {'mean': 0.5, 'median': 0.5, 'n': 3}
+    assert entry['hd95']['mean'] == pytest.approx(376.12866 / 3)
+    assert entry['pooled_dice'] == 4 / 11
+    assert set(entry) == {'dice', 'hd95', 'pooled_dice'}  # counts have no mean
+    assert {key: summary()[key] for key in ('convention', 'cases', 'units')} == {
+        'convention': 'brats', 'cases': 3, 'units': 'mm'}
+
+
+def test_intervals_are_over_patients():
+    # Patients p (0.5, 1.0) and q (0.0): resamples are p p, p q, q q, with the means 0.75, 0.5, 0.
+    dice = summary()['regions']['WT']['dice']
+    assert (dice['low'], dice['high']) == (0, 0.75)
+
+
+def test_regions_are_apart_and_in_the_order_of_the_table():
+    both = pd.concat([CASES.assign(region='TC', dice=0.25), CASES])
+    regions = summary(both)['regions']
+    assert list(regions) == ['TC', 'WT']
+    assert [regions[r]['dice']['mean'] for r in regions] == [0.25, 0.5]
+
+
+def test_undefined_values_are_left_out_and_counted():
+    dice = summary(frame(dice=[NAN, 0.5, 0.7]), 'nnunet')['regions']['WT']['dice']
+    assert (dice['mean'], dice['n'], dice['undefined']) == (0.6, 2, 1)
+    nothing = summary(frame(dice=[NAN, NAN]), 'nnunet')['regions']['WT']['dice']
+    assert (nothing['mean'], nothing['median'], nothing['low'], nothing['n']) == (None, None, None, 0)
+
+
+def test_an_infinite_distance_makes_the_mean_null_and_is_counted():
+    hd95 = summary(frame(hd95=[INF, 1.0, 2.0]), 'monai')['regions']['WT']['hd95']
+    assert (hd95['mean'], hd95['low'], hd95['high']) == (None, None, None)
+    assert (hd95['median'], hd95['n'], hd95['infinite']) == (2.0, 3, 1)
+
+
+@pytest.mark.parametrize(('convention', 'pooled'), [('brats', 1.0), ('monai', None)])
+def test_pooled_dice_of_nothing_is_what_the_convention_says(convention, pooled):
+    cases = frame(dice=[NAN], tp=[0], fp=[0], fn=[0])
+    assert summary(cases, convention)['regions']['WT']['pooled_dice'] == pooled
+
+
+def test_tolerance_and_challenge_are_told_beside_their_metrics():
+    regions = summary(frame(surface_dice=[1.0, 0.5], lesion_dice=[1.0, 0.5]), tolerance=2.0, lesion='GLI')['regions']
+    assert regions['WT']['surface_dice']['tolerance'] == 2.0
+    assert regions['WT']['lesion_dice']['challenge'] == 'GLI'
+
+
+@pytest.mark.parametrize(('cases', 'message'), [
+    (CASES.drop(columns='group'), 'no column group'), (CASES.iloc[:0], 'no rows'),
+    (pd.concat([CASES, CASES]), "'a', region 'WT' twice"), (CASES.assign(group=None), 'without group')])
+def test_a_table_that_cannot_be_summarised_is_refused(cases, message):
+    with pytest.raises(InputError, match=message):
+        summary(cases)
+
+
+def test_an_unknown_convention_is_refused():
+    with pytest.raises(InputError, match='isles'):
+        summary(convention='isles')
+
+
+def test_written_files_read_back_equal(tmp_path):
+    cases = frame(dice=[0.1 + 0.2, NAN, 1 / 3], hd95=[INF, 0.0, 1e-17]).assign(case=['001', 'NA', 'ü,"'])
+    table.write(tmp_path / 'new' / 'folder', cases, summary(cases, 'monai'))
+    pd.testing.assert_frame_equal(table.read_cases(tmp_path / 'new' / 'folder'), cases, check_dtype=False)
+    stored = json.loads((tmp_path / 'new' / 'folder' / 'summary.json').read_text(encoding='utf-8'))
+    assert stored == summary(cases, 'monai')
+    assert sorted(path.name for path in (tmp_path / 'new' / 'folder').iterdir()) == ['cases.csv', 'summary.json']
+
+
+def test_every_digit_is_kept(tmp_path):
+    values = np.random.default_rng(0).random(300)
+    cases = pd.DataFrame({'case': [f'{k}' for k in range(300)], 'group': 'p', 'region': 'WT', 'dice': values})
+    table.write(tmp_path, cases, {})
+    assert table.read_cases(tmp_path)['dice'].tolist() == values.tolist()
+
+
+def test_what_cannot_be_written_leaves_the_old_files(tmp_path):
+    table.write(tmp_path, CASES, summary())
+    before = [path.read_bytes() for path in sorted(tmp_path.iterdir())]
+    with pytest.raises(ValueError, match='JSON'):
+        table.write(tmp_path, CASES.iloc[:1], {'mean': NAN})
+    assert [path.read_bytes() for path in sorted(tmp_path.iterdir())] == before
+
+
+def test_reading_what_was_never_written_says_so(tmp_path):
+    with pytest.raises(InputError, match='evaluate the run first'):
+        table.read_cases(tmp_path)
+
+
+def test_the_text_names_convention_units_cases_and_intervals():
+    text = table.text(summary())
+    assert '3 cases, convention brats, distances in mm' in text
+    assert '373.12866 mm' in text and '95 % bootstrap interval' in text
+    lines = [line.split() for line in text.split('\n')]
+    assert ['WT', 'dice', '0.5000', '0.0000', '..', '0.7500', '0.5000', '3'] in lines
+    assert ['WT', 'pooled', 'dice', '0.3636'] in lines
+
+
+def test_the_text_of_images_names_the_diagonal():
+    text = table.text(summary(units='px'))
+    assert "the image's own diagonal in px" in text and 'hd95 (px)' in text
+    assert '373' not in text.split('\n\n')[0]
+
+
+def test_the_text_tells_what_is_undefined_or_infinite_and_shows_it_as_a_dash():
+    text = table.text(summary(frame(dice=[NAN, 0.5, 0.5], hd95=[INF, 1.0, 2.0]), 'monai'))
+    assert 'WT dice: 1 undefined, left out' in text
+    assert 'WT hd95 (mm): 1 infinite' in text
+    assert '- .. -' in text and 'nan' not in text
+
+
+def test_numbers_stand_below_each_other():
+    rows = table.text(summary()).split('\n\n')[1].split('\n')
+    assert len({row.index('..') for row in rows if '..' in row}) == 1
+
+
+def test_a_comparison_by_hand():
+    better = CASES.assign(dice=[0.6, 1.0, 0.2], hd95=[2.0, 0.0, 300.0])
+    compared = table.compare(CASES, better)
+    dice, hd95 = (compared['regions']['WT'][name] for name in ('dice', 'hd95'))
+    assert (compared['cases'], compared['only_a'], compared['only_b']) == (3, [], [])
+    assert dice['difference'] == pytest.approx(0.1)
+    assert (dice['wins'], dice['ties'], dice['losses']) == (2, 1, 0)
+    assert (hd95['wins'], hd95['ties'], hd95['losses']) == (2, 1, 0)  # less is better
+
+
+def test_a_comparison_draws_patients():
+    compared = table.compare(CASES, CASES.assign(dice=[0.6, 1.0, 0.2]))['regions']['WT']['dice']
+    # Differences 0.1, 0 of patient p and 0.2 of q: resamples p p, p q, q q.
+    assert (compared['low'], compared['high']) == pytest.approx((0.05, 0.2))
+
+
+def test_the_order_of_rows_does_not_matter():
+    better = CASES.assign(dice=[0.6, 1.0, 0.2])
+    assert table.compare(CASES, better.iloc[::-1]) == table.compare(CASES, better)
+
+
+def test_cases_of_one_run_only_are_named():
+    compared = table.compare(CASES.iloc[:2], CASES.iloc[1:])
+    assert (compared['cases'], compared['only_a'], compared['only_b']) == (1, ['a WT'], ['c WT'])
+    text = table.comparison_text(compared)
+    assert 'Only in a: a WT' in text and 'Only in b: c WT' in text and '1 cases in common' in text
+
+
+def test_a_comparison_is_json_and_text_whatever_is_undefined():
+    undefined = CASES.assign(dice=NAN, hd95=INF)
+    compared = table.compare(CASES, undefined)
+    assert json.loads(json.dumps(compared, allow_nan=False)) == compared
+    assert compared['regions']['WT']['dice']['difference'] is None
+    assert 'nan' not in table.comparison_text(compared)
+
+
+def test_runs_without_a_common_case_are_refused():
+    with pytest.raises(InputError, match="no case in common: 'a WT'"):
+        table.compare(CASES.iloc[:1], CASES.iloc[1:])
+
+
+def test_a_real_case_of_three_regions_takes_less_than_five_seconds(shared_data):
+    path, = (shared_data / 'brats2021-00006').glob('*seg*')
+    image = nibabel.load(path)
+    ids, spacing = np.asarray(image.dataobj), tuple(map(float, image.header.get_zooms()))
+    start = time.process_time()
+    rows = []
+    for classes in ((1, 2, 4), (1, 4), (4,)):  # WT, TC, ET
+        reference = np.isin(ids, classes)
+        same = table.score(reference, reference, spacing=spacing, lesion='GLI')
+        assert (same['dice'], same['hd95'], same['surface_dice'], same['lesion_dice']) == (1, 0, 1, 1)
+        moved = table.score(reference, np.roll(reference, 2, 0), spacing=spacing, lesion='GLI')
+        assert moved['hd95'] == 2 and 0 < moved['dice'] < 1 and 0 < moved['surface_dice'] < 1
+        rows.append(moved['volume_reference'])
+    assert rows == [25506 + 85957 + 26448, 25506 + 26448, 26448]
+    assert time.process_time() - start < 10  # twice the work, half a second each

@@ -1,0 +1,206 @@
+"""What a data set holds and what is wrong with it, before a network sees it.
+
+`audit` counts, `table` writes the counts as text. It takes frames of any format: what it cannot look at itself
+(slices in HDF5, volumes) it asks the functions `thumbnail` and `area` for, or leaves out with a note.
+"""
+import os
+import pathlib
+from collections.abc import Callable, Iterable
+from functools import partial
+from itertools import combinations
+
+import numpy as np
+import pandas as pd
+from PIL import Image
+
+from unet_jax.annotations import frame as frames
+from unet_jax.annotations import segmentation as segmentations
+from unet_jax.errors import InputError
+
+TWIN = 0.98  # correlation of two thumbnails above which the images count as near-duplicates
+SIDE = 32  # pixels of a thumbnail
+LISTED = 50  # examples named of anything
+IMAGES = ('.jpg', '.jpeg', '.png', '.bmp', '.gif', '.tif', '.tiff', '.webp')  # looked at here, by Pillow
+QUANTILES = (0.0, 0.05, 0.25, 0.5, 0.75, 0.95, 1.0)
+
+
+def audit(frame: pd.DataFrame, root: str | os.PathLike, *, categories: Iterable[int] = (),
+          thumbnail: Callable | None = None, area: Callable | None = None) -> dict:
+    """Counts and findings of a data set as JSON-able values; `table` makes them readable.
+
+    thumbnail(row) -> (h, w) grey values and area(row) -> share of the image that is tumour, 0 … 1, look at one row
+    of `frame.images`; without them image files and COCO segmentations are read here. `categories` are the
+    foreground ids, () for all. Raises InputError for an image that cannot be opened.
+    """
+    root, images, chosen = pathlib.Path(root), frames.images(frame), frames.classes(frame, categories)
+    kinds = _kinds(frame)
+    drawn = sum(kinds.values()) - kinds.get('reference', 0)
+    found = {
+        'subsets': {s: _counts(frame[frame['subset'] == s], images[images['subset'] == s]) for s in _subsets(images)},
+        'all': _counts(frame, images),
+        'categories': {str(i): name for i, name in frames.categories(frame).items()},
+        'foreground': list(chosen),
+        'sizes': [{'width': int(w), 'height': int(h), 'images': int(n)}
+                  for (w, h), n in images[['width', 'height']].value_counts().items()],
+        'kinds': kinds,
+        'rectangles': kinds.get('rectangle', 0) / drawn if drawn else None,
+        'reader': frame.attrs.get('reader'),
+        'unlisted': _examples(_unlisted(images, root)),
+        'leaking_groups': _examples(_leaking_groups(images)),
+        'notes': []}
+    found['areas'] = _areas(images, area, chosen, found['notes'])
+    found['twins'] = _twins(images, root, thumbnail, found['notes'])
+    if drawn and found['rectangles'] > 0.9:
+        found['notes'].append('box supervision: Dice measures box overlap')
+    if found['reader'] is None:
+        found['notes'].append('what the reader left out is not known: this frame has lost its attrs, or had none')
+    return found
+
+
+def table(found: dict) -> str:
+    """What `audit` found, as aligned text."""
+    names = [*found['subsets'], 'all']
+    parts = [*found['subsets'].values(), found['all']]
+    rows = [('', *names)]
+    for key in ('images', 'annotations', 'without annotation', 'several annotations', 'groups', 'cases'):
+        rows.append((key, *(str(part[key]) for part in parts)))
+    for i, name in found['categories'].items():
+        used = '' if int(i) in found['foreground'] else ', not used'
+        rows.append((f'category {i} ({name}{used})', *(str(part['categories'].get(i, 0)) for part in parts)))
+    if found['areas']:
+        for k, q in enumerate(QUANTILES):
+            shares = [found['areas'][name] for name in names]
+            rows.append((f'tumour area, {100 * q:.0f} % quantile',
+                         *(f'{100 * s["quantiles"][k]:.2f} %' if s['images'] else '-' for s in shares)))
+    widths = [max(len(row[k]) for row in rows) for k in range(len(rows[0]))]
+    lines = [row[0].ljust(widths[0]) + ''.join('  ' + c.rjust(w) for c, w in zip(row[1:], widths[1:])) for row in rows]
+    return '\n'.join(line.rstrip() for line in [*lines, '', *_findings(found)]) + '\n'
+
+
+def _findings(found: dict) -> list[str]:
+    sizes = [f'{s["width"]} × {s["height"]} ({s["images"]})' for s in found['sizes']]
+    more = f' and {len(sizes) - 5} more' if len(sizes) > 5 else ''
+    lines = [f'sizes, width × height (images): {", ".join(sizes[:5])}{more}',
+             f'annotations: {", ".join(f"{n} {kind}" for kind, n in found["kinds"].items()) or "none"}']
+    if found['rectangles'] is not None:
+        lines.append(f'rectangles: {100 * found["rectangles"]:.1f} % of the drawn annotations')
+    for name, seen in (found['reader'] or {}).items():
+        lines.append(f'reader, {name} = {seen["policy"]}: {seen["count"]}' + _such_as(seen['first']))
+    for key, what in (('unlisted', 'files beside the images that no annotation file names'),
+                      ('leaking_groups', 'groups (patients, source images) in several subsets')):
+        lines.append(f'{what}: {found[key]["count"]}' + _such_as(found[key]['first']))
+    if found['twins']:
+        for pair in found['twins']['subsets']:
+            lines.append(f'near-duplicates (correlation > {TWIN}): {pair["images"]} of {pair["of"]} images of '
+                         f'{pair["subset"]} have one in {pair["in"]}')
+        lines += [f'  {p["correlation"]:.4f}  {p["a"]}  {p["b"]}' for p in found['twins']['pairs'][:5]]
+    return lines + [f'note: {note}' for note in found['notes']]
+
+
+def _such_as(items: list[str]) -> str:
+    return f', first {"; ".join(items[:3])}' if items else ''
+
+
+def _examples(items: list[str]) -> dict:
+    return {'count': len(items), 'first': items[:LISTED]}
+
+
+def _subsets(images: pd.DataFrame) -> list[str]:
+    return [s for s in frames.SUBSETS if (images['subset'] == s).any()]
+
+
+def _counts(rows: pd.DataFrame, images: pd.DataFrame) -> dict:
+    number = images['annotations'].map(len)
+    return {'images': len(images), 'annotations': int(number.sum()), 'without annotation': int((number == 0).sum()),
+            'several annotations': int((number > 1).sum()), 'groups': images['group'].nunique(),
+            'cases': images['case'].nunique(),
+            'categories': {str(i): int(n) for i, n in rows['category_id'].value_counts().sort_index().items()}}
+
+
+def _kinds(frame: pd.DataFrame) -> dict[str, int]:
+    drawn = frame[frame['segmentation'].notna()]
+    kinds = [segmentations.kind(s, h, w)[0] for s, h, w in zip(drawn['segmentation'], drawn['height'], drawn['width'])]
+    return {kind: kinds.count(kind) for kind in sorted(set(kinds))}
+
+
+def _unlisted(images: pd.DataFrame, root: pathlib.Path) -> list[str]:
+    """Files in the folders of the images, with the suffix of one of them, that the frame does not name."""
+    known = set(images['path'])
+    suffixes = {pathlib.PurePosixPath(path).suffix.lower() for path in known} - {''}
+    files = [file for folder in sorted({(root / path).parent for path in known}) if folder.is_dir()
+             for file in sorted(folder.iterdir()) if file.suffix.lower() in suffixes and file.is_file()]
+    return [name for file in files if (name := file.relative_to(root).as_posix()) not in known]
+
+
+def _leaking_groups(images: pd.DataFrame) -> list[str]:
+    """Groups that lie in more than one subset, such as augmented copies of one source image."""
+    count = images.groupby('group', sort=True)['subset'].nunique()
+    return count.index[count > 1].tolist()
+
+
+def _areas(images: pd.DataFrame, area: Callable | None, chosen: tuple[int, ...], notes: list[str]) -> dict | None:
+    """Quantiles of the share of the image that is tumour, over the images that show one."""
+    if area is None and any('file' in s for a in images['annotations'] for _, s in a if isinstance(s, dict)):
+        notes.append('tumour areas not looked at: the masks are stored in other files and no area function was given')
+        return None
+    area = area or partial(_drawn_area, chosen=chosen)
+    shares = np.array([area(row) for row in images.itertuples()], float)
+    result = {}
+    for name in (*_subsets(images), 'all'):
+        here = shares[(shares > 0) & ((images['subset'] == name) | (name == 'all')).to_numpy()]
+        quantiles = np.quantile(here, QUANTILES).tolist() if len(here) else []
+        result[name] = {'images': len(here), 'quantiles': quantiles}
+    return result
+
+
+def _drawn_area(row, chosen: tuple[int, ...]) -> float:
+    drawn = [segmentation for category, segmentation in row.annotations if category in chosen]
+    return segmentations.area(drawn, row.height, row.width, where=row.path) / (row.height * row.width)
+
+
+def _twins(images: pd.DataFrame, root: pathlib.Path, thumbnail: Callable | None, notes: list[str]) -> dict | None:
+    """Pairs of images in different subsets whose thumbnails correlate by more than `TWIN`."""
+    if thumbnail is None and not all(path.lower().endswith(IMAGES) for path in images['path']):
+        notes.append('near-duplicates not looked for: not image files, and no thumbnail function was given')
+        return None
+    thumbnail = thumbnail or partial(_file_thumbnail, root=root)
+    vectors = np.reshape([_standardised(thumbnail(row)) for row in images.itertuples()], (-1, SIDE ** 2))
+    where = {s: np.flatnonzero(images['subset'] == s) for s in _subsets(images)}
+    subsets, pairs = [], []
+    for first, second in combinations(where, 2):
+        found = _correlated(vectors[where[second]], vectors[where[first]])
+        subsets.append({'subset': second, 'in': first, 'images': len({i for i, _, _ in found}),
+                        'of': len(where[second]), 'pairs': len(found)})
+        pairs += [(c, where[second][i], where[first][j]) for i, j, c in found]
+    pairs.sort(key=lambda pair: (-pair[0], pair[1], pair[2]))
+    paths = images['path'].tolist()
+    return {'subsets': subsets, 'count': len(pairs),
+            'pairs': [{'a': paths[i], 'b': paths[j], 'correlation': c} for c, i, j in pairs[:LISTED]]}
+
+
+def _correlated(a: np.ndarray, b: np.ndarray) -> list[tuple[int, int, float]]:
+    """(i, j, correlation) of the rows a[i], b[j] of unit length with a scalar product above `TWIN`."""
+    found = []
+    for start in range(0, len(a), 1024):  # 1024 × 50,000 products take 200 MB
+        products = a[start:start + 1024] @ b.T
+        found += [(start + int(i), int(j), float(products[i, j])) for i, j in zip(*np.nonzero(products > TWIN))]
+    return found
+
+
+def _file_thumbnail(row, root: pathlib.Path) -> np.ndarray:
+    try:
+        with Image.open(root / row.path) as image:
+            image.draft('L', (4 * SIDE, 4 * SIDE))  # a JPEG is decoded at down to an eighth: 2 s for 2146 of 640²
+            deep = image.mode[0] in 'IF'  # 16 or 32 bits; 'L' would saturate
+            return np.asarray(image if deep else image.convert('L'), np.float32)
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+        raise InputError(f'{root / row.path}: cannot be read as an image ({error})') from error
+
+
+def _standardised(grey: np.ndarray) -> np.ndarray:
+    """(h, w) -> (SIDE²) of mean 0 and length 1; zeros, which correlate with nothing, for a flat image."""
+    small = Image.fromarray(np.asarray(grey, np.float32)).resize((SIDE, SIDE), Image.Resampling.BILINEAR)
+    values = np.asarray(small, np.float32).ravel()
+    values = values - values.mean()
+    length = np.linalg.norm(values)
+    return values / length if length > 1e-3 else np.zeros_like(values)

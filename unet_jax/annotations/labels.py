@@ -1,0 +1,81 @@
+"""Labels as bit sets: one integer a pixel, bit k set where the pixel belongs to class k.
+
+The same array type holds COCO categories, which may overlap, and BraTS labels, which do not; nearest-neighbour
+resampling never invents a class; and one byte a voxel travels to the device for up to eight classes. `classes` is
+always the tuple of category ids in bit order. Every function here takes numpy and jax arrays alike.
+"""
+from typing import NamedTuple
+
+import numpy as np
+
+from unet_jax.errors import InputError
+
+
+class Region(NamedTuple):
+    """What is trained and scored: a union of classes, and the category id written for it in a label map."""
+    name: str
+    classes: tuple[int, ...]  # category ids
+    paint: int  # category id
+
+
+def bits_dtype(count: int) -> np.dtype:
+    """The smallest unsigned integer with `count` bits."""
+    for dtype in (np.uint8, np.uint16, np.uint32):
+        if count <= np.dtype(dtype).itemsize * 8:
+            return np.dtype(dtype)
+    raise InputError(f'{count} categories; at most 32 can be segmented at once. Choose some: config.data.categories')
+
+
+def pack(masks, dtype=np.uint8):
+    """(…, K) booleans -> (…) bit sets of `dtype`."""
+    weights = np.asarray([1 << k for k in range(masks.shape[-1])], dtype)
+    return (masks * weights).sum(-1).astype(dtype)
+
+
+def region_bits(regions: tuple[Region, ...], classes: tuple[int, ...]) -> tuple[int, ...]:
+    """For each region the bit set of its classes. Raises InputError for an id that is not in `classes`."""
+    unknown = sorted({c for region in regions for c in (*region.classes, region.paint)} - set(classes))
+    if unknown:
+        raise InputError(f'config.data.regions names category ids {unknown}; the data has {sorted(classes)}')
+    return tuple(sum(1 << classes.index(c) for c in set(region.classes)) for region in regions)
+
+
+def region_masks(bits, of: tuple[int, ...]):
+    """(…) bit sets -> (…, R) booleans: region r is where any bit of `of[r]` is set."""
+    return (bits[..., None] & np.asarray(of, bits.dtype)) != 0
+
+
+def paint(masks: np.ndarray, regions: tuple[Region, ...], classes: tuple[int, ...]) -> np.ndarray:
+    """(…, R) booleans -> (…) bit sets, so that `region_masks` of the result gives the regions back.
+
+    Regions are painted in their order. One that lies inside an earlier one replaces what that one wrote (WT writes
+    oedema, TC necrosis over it, ET the enhancing tumour over that), and so counts for the outer one too, wherever it
+    was found. Regions beside each other keep all their pixels, and may overlap.
+    """
+    dtype = bits_dtype(len(classes))
+    of = region_bits(regions, classes)
+    own = [1 << classes.index(region.paint) for region in regions]
+    bits = np.zeros(masks.shape[:-1], dtype)
+    for r in range(len(regions)):
+        replaced = sum({own[q] for q in range(r) if of[r] & of[q] == of[r] != of[q]})
+        bits = np.where(masks[..., r], (bits & ~dtype.type(replaced)) | dtype.type(own[r]), bits)
+    return bits
+
+
+def to_ids(bits: np.ndarray, classes: tuple[int, ...]) -> np.ndarray:
+    """(…) bit sets -> (…) category ids, 0 for background; where classes overlap the last one in `classes` is seen."""
+    ids = np.zeros(bits.shape, np.uint8 if max(classes, default=0) < 256 else np.uint16)
+    for k, category in enumerate(classes):
+        ids[(bits >> k) & 1 == 1] = category
+    return ids
+
+
+def from_ids(ids: np.ndarray, classes: tuple[int, ...]) -> np.ndarray:
+    """(…) category ids -> (…) bit sets. Raises InputError for an id, other than 0, that is not in `classes`."""
+    unknown = sorted(set(np.unique(ids).tolist()) - {0, *classes})
+    if unknown:
+        raise InputError(f'label values {unknown}; expected 0 and {sorted(classes)}')
+    bits = np.zeros(ids.shape, bits_dtype(len(classes)))
+    for k, category in enumerate(classes):
+        bits[ids == category] = 1 << k
+    return bits

@@ -1,0 +1,287 @@
+"""BraTS releases in NIfTI, and task 1 of the Medical Segmentation Decathlon: a case is a volume of four sequences."""
+import json
+import logging
+import os
+import re
+from collections import defaultdict
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import nibabel
+import numpy as np
+import pandas as pd
+
+from unet_jax.annotations import frame as annotation_frame
+from unet_jax.annotations import schemas
+from unet_jax.annotations.brats_h5 import standardise
+from unet_jax.annotations.nifti_file import Header, describe, read_header, read_image, read_label
+from unet_jax.annotations.schemas import MODALITIES, SCHEMAS, Schema
+from unet_jax.annotations.split import by_group, k_folds
+from unet_jax.errors import InputError
+from unet_jax.progress import bar
+
+DEPTH = 4  # folders below the root that are searched
+NIFTI = re.compile(r'(?!\._)(.+?)(\.nii(?:\.gz)?)', re.IGNORECASE)  # ._NAME is a Mac's note about a file
+POST_TREATMENT = (182, 218, 182)  # shape of the 2024 adult cases only
+log = logging.getLogger('unet_jax')
+
+
+class Files(NamedTuple):
+    """A case on the disk."""
+    name: str
+    patient: str
+    folder: Path
+    modalities: dict[str, Path | None]  # the same 4-D file for every modality in the Decathlon
+    label: Path
+
+
+class Case(NamedTuple):
+    image: np.ndarray  # (X, Y, Z, C) float32, exactly 0 outside the brain
+    label: np.ndarray | None  # (X, Y, Z) uint8 label values of the case's own release
+    affine: np.ndarray  # (4, 4)
+    header: nibabel.Nifti1Header  # to write a prediction with
+
+
+def read_frame(root: str | Path, *, schema: str = 'auto', split: tuple[float, float, float] = (0.7, 0.15, 0.15),
+               seed: int = 0, modalities: tuple[str, ...] = MODALITIES, missing_modalities: bool = False,
+               folds: int = 0, fold: int = 0) -> pd.DataFrame:
+    """The annotation frame of the cases at or below `root`: a row per case and class present.
+
+    `schema` is a key of `schemas.SCHEMAS`, or 'auto' to tell by file names and label values. Every header is checked
+    and every label volume read once. All time points of a patient go to one subset, stratified by tumour volume; with
+    `folds`, fold number `fold` is valid and the others train, after the test share of `split` was set aside. Added
+    columns: modalities {name: file, or {'file', 'index'}, or None where `missing_modalities` allows it}, in channel
+    order; label, the file; depth; spacing (mm); schema. height, width, depth are the array's axes (X, Y, Z).
+
+    Raises InputError for cases that are incomplete, damaged, of unlike shape or affine, or of an unknown release.
+    """
+    root = Path(root)
+    if set(modalities) - set(MODALITIES) or not modalities:
+        raise InputError(f'modalities {modalities}; choose from {MODALITIES}')
+    candidates, cases = _find(root, schema, modalities, missing_modalities)
+    headers = {c.name: _check_headers(c, 'MSD' in candidates) for c in bar(cases, desc='headers', unit='case')}
+    counts = {c.name: np.bincount(read_label(c.label)[0].ravel(), minlength=256)  # voxels of each value
+              for c in bar(cases, desc='reading labels', unit='case')}
+    found = SCHEMAS[schema] if schema != 'auto' else _decide(root, candidates, counts, headers)
+    for case in cases:
+        unknown = set(np.flatnonzero(counts[case.name]).tolist()) - {0, *found.names}
+        if unknown:
+            raise InputError(f'{case.label}: label values {sorted(unknown)}; release {found.name} has {found.names}. '
+                             f'Choose another schema: {", ".join(SCHEMAS)}')
+    tumour = {name: int(count[1:].sum()) for name, count in counts.items()}
+    subset = _subsets(cases, tumour, split=split, seed=seed, folds=folds, fold=fold)
+    rows = []
+    for case in cases:
+        row = _row(case, root, found, headers[case.name]) | {'subset': subset[case.name]}
+        rows += [row | {'category_id': v, 'category': name, 'segmentation': {'file': row['label'], 'label': v}}
+                 for v, name in sorted(found.names.items()) if counts[case.name][v]] or [row]
+    return annotation_frame.build(rows)
+
+
+def _row(case: Files, root: Path, schema: Schema, header: Header) -> dict:
+    files = {m: None if p is None else p.relative_to(root).as_posix() for m, p in case.modalities.items()}
+    path = case.folder.relative_to(root).as_posix()
+    if schema.name == 'MSD':
+        path = next(iter(files.values()))
+        files = {m: {'file': f, 'index': int(schema.suffixes[m])} for m, f in files.items()}
+    return {'file_name': case.name, 'width': header.shape[1], 'height': header.shape[0], 'image_id': case.name,
+            'path': path, 'group': case.patient, 'case': case.name, 'category_id': None, 'segmentation': None,
+            'category': None, 'slice': None, 'modalities': files, 'label': case.label.relative_to(root).as_posix(),
+            'depth': header.shape[2], 'spacing': list(header.spacing), 'schema': schema.name}
+
+
+def _find(root: Path, wanted: str, modalities: tuple[str, ...], missing_modalities: bool
+          ) -> tuple[tuple[str, ...], list[Files]]:
+    """(the releases that the names allow, the cases). Cases of any name are taken where no release's names match."""
+    files = [Path(folder) / name for folder, names in _walk(root) for name in names if NIFTI.fullmatch(name)]
+    if not files:
+        raise InputError(f'{root}: no .nii or .nii.gz files there or up to {DEPTH} folders below; set '
+                         'config.data.root to the folder of a BraTS release, or try configs/phantom.py, which '
+                         'needs no data')
+    tried = [schemas.schema(wanted)] if wanted != 'auto' else list(SCHEMAS.values())
+    matches = {s.name: found for s in tried if (found := _match(files, s, s.case))}
+    if not matches:
+        loose = {s.name: _match(files, s, '(.+)') for s in tried if s.separator}
+        matches = {name: found for name, found in loose.items()
+                   if found and all('seg' in parts and len(parts) > 1 for parts in found.values())}
+    if not matches:
+        raise InputError(f'{root}: no case of a known release ({", ".join(s.name for s in tried)}). Files found:\n'
+                         + _listing(files))
+    first = next(iter(matches.values()))
+    if any(set(found) != set(first) for found in matches.values()):
+        raise InputError(f'{root}: cases of several releases ({", ".join(matches)}). Years overlap, so mixing them '
+                         'leaks test cases: name one by schema, or choose a narrower root')
+    named = SCHEMAS[next(iter(matches))]
+    taken = {path for parts in first.values() for path in parts.values()}
+    others = [path for path in files if path not in taken]
+    cases = [_case(name, parts, named, modalities, missing_modalities, others)
+             for name, parts in sorted(first.items())]
+    unused = set(others) - {case.label for case in cases}
+    if unused:
+        log.warning('%s: %d NIfTI files belong to no case and are left out, such as %s', root, len(unused),
+                    min(unused))
+    return tuple(matches), cases
+
+
+def _walk(root: Path) -> Iterator[tuple[str, list[str]]]:
+    for folder, folders, names in os.walk(root):
+        folders[:] = sorted(folders) if len(Path(folder).relative_to(root).parts) < DEPTH else []
+        yield folder, sorted(names)
+
+
+def _match(files: list[Path], schema: Schema, case: str) -> dict[str, dict[str, Path]]:
+    """{case: {modality or 'seg': file}} of the files named as `schema` names them."""
+    suffixes = {suffix: m for m, suffix in schema.suffixes.items()} | {'seg': 'seg'}
+    tail = f'{schema.separator}({"|".join(suffixes)})' if schema.separator else '()'
+    pattern, found = re.compile(f'(?P<case>{case}){tail}', re.IGNORECASE), defaultdict(dict)
+    for path in files:
+        match = pattern.fullmatch(NIFTI.fullmatch(path.name)[1])
+        if not match or not schema.separator and path.parent.name not in ('imagesTr', 'labelsTr'):
+            continue
+        keys = [suffixes[match.groups()[-1].lower()]] if schema.separator else (
+            ['seg'] if path.parent.name == 'labelsTr' else MODALITIES)
+        for key in keys:
+            other = found[match['case']].setdefault(key, path)
+            if other != path:
+                raise InputError(f'{other} and {path} are both {key} of {match["case"]}; keep one')
+    return dict(found)
+
+
+def _case(name: str, parts: dict[str, Path], schema: Schema, modalities: tuple[str, ...], missing_modalities: bool,
+          others: list[Path]) -> Files:
+    folder = Path(os.path.commonpath([path.parent for path in parts.values()]))
+    if 'seg' not in parts:  # case 355 of 2020 calls its label W39_1998.09.19_Segm.nii
+        odd = [path for path in others if path.parent == folder and 'seg' in path.name.lower()]
+        parts = parts | {'seg': odd[0]} if len(odd) == 1 else parts
+    absent = [m for m in modalities if m not in parts]
+    if 'seg' not in parts or absent and (not missing_modalities or len(absent) == len(modalities)):
+        lacking = [*(schema.suffixes[m] for m in absent), *(() if 'seg' in parts else ('the label (seg)',))]
+        raise InputError(f'{folder}: case {name} lacks {", ".join(lacking)}; download it again, or allow missing '
+                         'modalities. Its files:\n' + _listing([*parts.values(), *others], folder))
+    known = (re.fullmatch(s.case, name, re.IGNORECASE) for s in SCHEMAS.values())
+    patient = next((match[1] for match in known if match), name)
+    return Files(name, patient, folder, {m: parts.get(m) for m in modalities}, parts['seg'])
+
+
+def _listing(files: list[Path], folder: Path | None = None, most: int = 8) -> str:
+    files = sorted({path for path in files if folder is None or path.is_relative_to(folder)})
+    return '\n'.join([*map(describe, files[:most]), *([f'  and {len(files) - most} more'] if files[most:] else [])])
+
+
+def _check_headers(case: Files, decathlon: bool) -> Header:
+    """The label's header, after all files of the case were found to have its shape and affine."""
+    images = dict.fromkeys(filter(None, case.modalities.values()))
+    headers = {path: read_header(path) for path in (*images, case.label)}
+    label = headers[case.label]
+    for path, header in headers.items():
+        axes = (*label.shape, len(MODALITIES)) if decathlon and path != case.label else label.shape
+        if len(label.shape) != 3 or header.shape != axes or not np.allclose(header.affine, label.affine, atol=1e-3):
+            raise InputError(f'{case.folder}: the files of {case.name} do not lie on one grid; nothing is resampled '
+                             'silently, so register and resample them first:\n'
+                             + '\n'.join(describe(p, h) for p, h in headers.items()))
+    return label
+
+
+def _decide(root: Path, candidates: tuple[str, ...], counts: dict[str, np.ndarray], headers: dict[str, Header]
+            ) -> Schema:
+    """The release, of those that the names allow, that the label values of all cases allow too."""
+    values = set(np.flatnonzero(sum(counts.values())).tolist()) - {0}
+    if candidates == ('2024-PED',):
+        if 4 in values:
+            return SCHEMAS['2024-PED']
+        candidates = ('2023', '2024-PED')  # 2023 gave cases of the same names labels 1, 2, 3 of other meaning
+    elif len(candidates) == 1:
+        return SCHEMAS[candidates[0]]
+    elif set(candidates) == {'2023', '2024-GLI'}:  # 1, 2 and 3 mean the same in both
+        later = 4 in values or any(header.shape == POST_TREATMENT for header in headers.values())
+        return SCHEMAS['2024-GLI' if later else '2023']
+    elif values == {1, 2, 4} and '2021' in candidates:  # the same meaning from 2018 on
+        return SCHEMAS['2021']
+    raise InputError(f'{root}: the names of the files and the label values {sorted(values)} do not tell the release, '
+                     f'so what the labels mean is unknown. Name it by schema: {", ".join(candidates)}')
+
+
+def _subsets(cases: list[Files], tumour: dict[str, int], *, split: tuple[float, float, float], seed: int, folds: int,
+             fold: int) -> dict[str, str]:
+    groups = pd.Series({case.name: case.patient for case in cases})
+    strata = pd.Series(tumour)[groups.index]
+    if not folds:
+        return by_group(groups, split, seed, strata=strata).to_dict()
+    if not 0 <= fold < folds:
+        raise InputError(f'fold {fold} of {folds}; the first is 0')
+    subset = pd.Series('train', groups.index)
+    if split[2] > 0:
+        subset = by_group(groups, (1 - split[2], 0, split[2]), seed, strata=strata)
+    rest = subset.index[subset == 'train']
+    number = k_folds(groups[rest], folds, seed, strata=strata[rest])
+    return subset.to_dict() | {name: 'valid' if k == fold else 'train' for name, k in number.items()}
+
+
+def read_case(root: str | Path, row) -> Case:
+    """The volumes of a row of `read_frame`'s frame, channels in the order of its modalities.
+
+    Intensities are the files' own. Outside the brain, where no modality is above the level of the volume's corners
+    (0, or what a release holds there: negative numbers, -32768), all channels are 0; so is a missing modality.
+    Raises InputError for damaged files, values that are not finite, and labels that are not of the release.
+    """
+    root, shape = Path(root), (row.height, row.width, row.depth)
+    image, inside, header = np.zeros((*shape, len(row.modalities)), np.float32), np.zeros(shape, bool), None
+    for c, place in enumerate(row.modalities.values()):
+        if place is None:
+            continue
+        path = root / (place if isinstance(place, str) else place['file'])
+        if header is None or isinstance(place, str):  # a 4-D file is read once
+            volume, header = read_image(path)
+        channel = volume if isinstance(place, str) else volume[..., place['index']]
+        if channel.shape != shape:
+            raise InputError(f'{path}: shape {channel.shape}; annotated as {shape}')
+        corners = channel[np.ix_(*([0, n - 1] for n in shape))]
+        inside |= channel > np.median(corners)
+        image[..., c] = channel
+    image[~inside] = 0
+    label = read_label(root / row.label, schemas.classes(row.schema))[0] if row.label else None
+    return Case(image, label, header.affine, header.nifti)
+
+
+def write_splits(frame: pd.DataFrame, path: str | Path) -> None:
+    """The cases of each subset as JSON {'train': [names], 'valid': …, 'test': …}, to use the same split again."""
+    cases = frame.drop_duplicates('case').sort_values('case').groupby('subset').case.agg(list)
+    partial = Path(path).with_name(f'.{Path(path).name}.{os.getpid()}')
+    partial.write_text(json.dumps({name: cases.get(name, []) for name in annotation_frame.SUBSETS}, indent=1))
+    os.replace(partial, path)
+
+
+def read_splits(frame: pd.DataFrame, path: str | Path) -> pd.DataFrame:
+    """`frame` with the subsets that `write_splits` wrote.
+
+    Raises InputError where a case of the frame is in none or several subsets, or a patient's cases are in several.
+    """
+    try:
+        subsets = json.loads(Path(path).read_text())
+        named = [(case, subset) for subset in annotation_frame.SUBSETS for case in subsets[subset]]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise InputError(f'{path}: is no split, JSON with lists train, valid and test ({error!r})') from error
+    of = dict(named)
+    lost = sorted(set(frame.case) - set(of))
+    if lost or len(of) < len(named):
+        raise InputError(f'{path}: {len(named) - len(of)} cases are named twice, and {len(lost)} of the data are not '
+                         f'named: {lost[:5]}')
+    frame = frame.assign(subset=frame.case.map(of).astype('str'))
+    torn = frame.groupby('group').subset.nunique()
+    if (torn > 1).any():
+        raise InputError(f'{path}: patients in more than one subset: {torn.index[torn > 1].tolist()[:5]}')
+    return frame
+
+
+def check_intensities(frame: pd.DataFrame, root: str | Path, *, most: int = 5) -> dict[str, float]:
+    """Whether tumours look as they should in each modality: `brats_h5.check_channels` on up to `most` cases."""
+    cases = frame[frame.category_id.notna()].drop_duplicates('case')
+    measured = []
+    for row in cases.iloc[::max(1, len(cases) // most)][:most].itertuples():
+        image, label, *_ = read_case(root, row)
+        image = standardise(image, (image != 0).any(-1))
+        measured.append(schemas.contrasts(
+            image, enhancing=label == schemas.value(row.schema, 'ET'), oedema=label == schemas.value(row.schema, 'ED'),
+            tumour=label > 0, modalities=tuple(row.modalities)))
+    return schemas.warn_contrasts(measured, str(root))

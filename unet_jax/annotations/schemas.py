@@ -1,0 +1,115 @@
+"""What the BraTS releases call their files and labels, and how a tumour's parts look in each sequence.
+
+Facts from the releases' own descriptions: Menze et al. 2015 (doi 10.1109/TMI.2014.2377694) and Baid et al. 2021
+(arXiv 2107.02314) for labels 1, 2, 4; Kazerooni et al. (arXiv 2305.17033, 2404.15009) for the paediatric ones of 2023
+and 2024; de Verdier et al. 2024 (arXiv 2405.18368) for post-treatment; Antonelli et al. 2022 (arXiv 2106.05735) for
+the Decathlon.
+"""
+import logging
+from collections.abc import Iterable
+from typing import NamedTuple
+
+import numpy as np
+
+from unet_jax.annotations.labels import Region
+from unet_jax.errors import InputError
+
+MODALITIES = ('flair', 't1', 't1ce', 't2')
+log = logging.getLogger('unet_jax')
+
+
+class Schema(NamedTuple):
+    """One release."""
+    name: str
+    case: str  # regular expression of a case's name; group 1 is the patient
+    separator: str  # between the case's name and a file's suffix; '' where one 4-D file holds all modalities
+    suffixes: dict[str, str]  # modality -> the suffix of its file, or its position in the 4-D file
+    names: dict[int, str]  # label value -> class
+    regions: tuple[Region, ...]  # trained and scored, the outer ones first
+
+
+def _nested(core: tuple[int, ...], oedema: tuple[int, ...], enhancing: int, paint: tuple[int, int]
+            ) -> tuple[Region, ...]:
+    whole = tuple(sorted({*core, *oedema}))
+    return (Region('WT', whole, paint[0]), Region('TC', core, paint[1]), Region('ET', (enhancing,), enhancing))
+
+
+_OLD = dict(zip(MODALITIES, MODALITIES))
+_NEW = {'flair': 't2f', 't1': 't1n', 't1ce': 't1c', 't2': 't2w'}
+_LABELS = {1: 'NCR/NET', 2: 'ED', 4: 'ET'}
+_REGIONS = _nested((1, 4), (2,), 4, (2, 1))
+
+SCHEMAS = {schema.name: schema for schema in (
+    Schema('2018', r'(Brats18_.+)_\d+', '_', _OLD, _LABELS, _REGIONS),
+    Schema('2019', r'(BraTS19_.+)_\d+', '_', _OLD, _LABELS, _REGIONS),
+    Schema('2020', r'(BraTS20_Training_\d+)', '_', _OLD, _LABELS, _REGIONS),
+    Schema('2021', r'(BraTS2021_\d+)', '_', _OLD, _LABELS, _REGIONS),
+    Schema('2023', r'(BraTS-GLI-\d{5})-\d{3}', '-', _NEW, {1: 'NCR', 2: 'ED', 3: 'ET'},
+           _nested((1, 3), (2,), 3, (2, 1))),
+    Schema('2024-GLI', r'(BraTS-GLI-\d{5})-\d{3}', '-', _NEW, {1: 'NETC', 2: 'SNFH', 3: 'ET', 4: 'RC'},
+           (*_nested((1, 3), (2,), 3, (2, 1)), Region('RC', (4,), 4))),
+    Schema('2024-PED', r'(BraTS-PED-\d{5})-\d{3}', '-', _NEW, {1: 'ET', 2: 'NET', 3: 'CC', 4: 'ED'},
+           _nested((1, 2, 3), (4,), 1, (4, 2))),
+    Schema('MSD', r'(BRATS_\d+)', '', {'flair': '0', 't1': '1', 't1ce': '2', 't2': '3'}, {1: 'ED', 2: 'NCR', 3: 'ET'},
+           _nested((2, 3), (1,), 3, (1, 2))),
+)}
+
+
+def schema(name: str) -> Schema:
+    """The release called `name`. Raises InputError, naming the choices."""
+    if name not in SCHEMAS:
+        raise InputError(f'schema {name!r} is unknown; choose one of {", ".join(SCHEMAS)}')
+    return SCHEMAS[name]
+
+
+def classes(name: str) -> tuple[int, ...]:
+    """The foreground label values of a release, ascending: bit k of a label is classes[k]."""
+    return tuple(sorted(schema(name).names))
+
+
+def regions(name: str) -> tuple[Region, ...]:
+    """What is trained and scored in a release: WT ⊃ TC ⊃ ET, and the resection cavity RC where it is labelled."""
+    return schema(name).regions
+
+
+def value(name: str, part: str) -> int:
+    """The label value of 'ET', the enhancing tumour, or 'ED', the oedema (in 2024: SNFH), in a release."""
+    return next(v for v, n in schema(name).names.items() if n == part or (part, n) == ('ED', 'SNFH'))
+
+
+# What must hold where the channels are in order: (what, modality, part, above which part, in which modality).
+_EXPECTED = (
+    ('enhancing tumour above healthy brain in T1ce', 't1ce', 'ET', 'brain', 't1ce'),
+    ('enhancing tumour above oedema in T1ce', 't1ce', 'ET', 'ED', 't1ce'),
+    ('enhancing tumour in T1ce above itself in T1', 't1ce', 'ET', 'ET', 't1'),
+    ('oedema above healthy brain in FLAIR', 'flair', 'ED', 'brain', 'flair'),
+    ('oedema in FLAIR above itself in T1', 'flair', 'ED', 'ED', 't1'),
+    ('oedema in T2 above itself in T1', 't2', 'ED', 'ED', 't1'),
+)
+
+
+def contrasts(image: np.ndarray, *, enhancing: np.ndarray, oedema: np.ndarray, tumour: np.ndarray,
+              modalities: tuple[str, ...] = MODALITIES) -> dict[str, float]:
+    """How far each expectation above holds in one image, in standard deviations of its brain; > 0 is as expected.
+
+    image (…, C), each channel with mean 0 and standard deviation 1 inside the brain and all zeros outside;
+    enhancing, oedema, tumour (…) bool. Expectations whose parts or modalities are absent are left out.
+    """
+    parts = {'ET': enhancing, 'ED': oedema, 'brain': (image != 0).any(-1) & ~tumour}
+    return {what: float(image[parts[part], modalities.index(modality)].mean()
+                        - image[parts[other], modalities.index(of)].mean())
+            for what, modality, part, other, of in _EXPECTED
+            if {modality, of} <= {*modalities} and parts[part].any() and parts[other].any()}
+
+
+def warn_contrasts(measured: Iterable[dict[str, float]], where: str) -> dict[str, float]:
+    """The median of every expectation over several images; logs a warning with the numbers where one is not > 0."""
+    measured = list(measured)
+    found = {key: [m[key] for m in measured if key in m] for key in (what for what, *_ in _EXPECTED)}
+    medians = {key: float(np.median(numbers)) for key, numbers in found.items() if numbers}
+    for key, median in medians.items():
+        if not median > 0:
+            log.warning('%s: expected %s, but it is %.2f standard deviations below (median of %d images): the '
+                        'channels are probably not in the order FLAIR, T1, T1ce, T2', where, key, -median,
+                        len(found[key]))
+    return medians

@@ -1,0 +1,60 @@
+"""Predicted masks as files: PNGs of category ids, and one COCO JSON with run-length encoded masks."""
+import json
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from faster_coco_eval import mask as coco_mask
+from PIL import Image
+
+from unet_jax.annotations import labels
+from unet_jax.workdir import write_text
+
+
+def mask_path(folder: Path, path: str) -> Path:
+    """Where the mask of the input `path` (relative, as in the frame) goes: the same folders, `.png` for a name."""
+    return Path(folder) / Path(path).with_suffix('.png')
+
+
+def write_mask(path: Path, bits: np.ndarray, classes: tuple[int, ...]) -> None:
+    """Bit sets (H, W) as a PNG whose pixel values are category ids, 0 for background."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(labels.to_ids(bits, classes)).save(path)
+
+
+def read_mask(path: Path, classes: tuple[int, ...]) -> np.ndarray:
+    """The inverse of `write_mask` where classes do not overlap: bit sets (H, W)."""
+    with Image.open(path) as image:
+        return labels.from_ids(np.asarray(image), classes)
+
+
+def coco_annotations(image_id: int, bits: np.ndarray, classes: tuple[int, ...], first_id: int) -> list[dict]:
+    """One annotation with a compressed RLE a class that is present; overlapping classes each keep all their pixels."""
+    annotations = []
+    for k, category in enumerate(classes):
+        mask = (bits >> k) & 1
+        if mask.any():
+            rle = coco_mask.encode(np.asfortranarray(mask, np.uint8))
+            annotations.append({'id': first_id + len(annotations), 'image_id': image_id, 'category_id': category,
+                                'segmentation': {'size': list(rle['size']), 'counts': rle['counts'].decode()},
+                                'area': int(mask.sum()), 'bbox': [float(v) for v in coco_mask.toBbox(rle)],
+                                'iscrowd': 0})
+    return annotations
+
+
+class CocoWriter:
+    """Collects the predictions of many images into one COCO data set."""
+
+    def __init__(self, categories: dict[int, str]):
+        self.classes = tuple(categories)
+        self.data = {'info': {'description': 'predictions of unet_jax'}, 'images': [], 'annotations': [],
+                     'categories': [{'id': c, 'name': name} for c, name in categories.items()]}
+
+    def add(self, row: pd.Series, bits: np.ndarray) -> None:
+        image_id = len(self.data['images']) + 1
+        self.data['images'].append({'id': image_id, 'file_name': row.path, 'width': int(row.width),
+                                    'height': int(row.height)})
+        self.data['annotations'] += coco_annotations(image_id, bits, self.classes, len(self.data['annotations']) + 1)
+
+    def write(self, path: Path) -> None:
+        write_text(path, json.dumps(self.data))

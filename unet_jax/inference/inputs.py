@@ -1,0 +1,41 @@
+"""The files to predict as rows of the kind that `frame.images` gives, without annotations."""
+from collections import Counter
+from pathlib import Path
+
+import pandas as pd
+
+from unet_jax.errors import InputError
+from unet_jax.pipeline import decode
+
+IMAGES = ('.jpg', '.jpeg', '.png', '.bmp', '.tif', '.tiff', '.gif', '.webp')
+
+
+def find(source: str | None, channels: int) -> tuple[Path, pd.DataFrame]:
+    """(root, one row a file of `source`, itself a file or a folder searched through its subfolders).
+
+    Raises InputError where there is nothing to predict, a file cannot be read, or two inputs would write one mask.
+    """
+    if not source or not Path(source).exists():
+        raise InputError(f'--input={source}: no such file or folder; name an image, an HDF5 slice, '
+                         'or a folder of them')
+    source = Path(source)
+    paths = [source] if source.is_file() else sorted(p for p in source.rglob('*') if p.is_file() and known(p))
+    if not paths or not known(paths[0]):
+        raise InputError(f'--input={source}: no image or HDF5 file; known endings: {", ".join(IMAGES)}, .h5, .hdf5')
+    root = source if source.is_dir() else source.parent
+    twins = [str(p) for p, n in Counter(path.with_suffix('') for path in paths).items() if n > 1]
+    if twins:
+        raise InputError(f'--input={source}: several files would write one mask: {", ".join(twins[:5])}.*; '
+                         'predict them from separate folders')
+    return root, pd.DataFrame([row(root, path, channels) for path in paths])
+
+
+def known(path: Path) -> bool:
+    return not path.name.startswith('.') and (path.suffix.lower() in IMAGES or decode.is_hdf5(path))
+
+
+def row(root: Path, path: Path, channels: int) -> dict:
+    image, _ = decode.read(path, channels)
+    name = path.relative_to(root).as_posix()
+    return {'file_name': name, 'path': name, 'height': image.shape[0], 'width': image.shape[1], 'annotations': (),
+            'case': name, 'group': name, 'slice': pd.NA, 'subset': 'test', 'image_id': name}

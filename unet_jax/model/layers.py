@@ -1,0 +1,172 @@
+"""The layers of the U-Net, for two and three dimensions alike: the number of axes is read off the input.
+
+Shapes: x (B, *S, C) with S the spatial shape, two or three axes, channels last.
+"""
+import math
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+from jax.nn import initializers
+
+EPSILON = 1e-5  # added to the variance, as PyTorch and nnU-Net do
+
+
+def space_to_depth(x: jax.Array, block: int) -> jax.Array:
+    """(B, *S, C) -> (B, *S / block, block^d · C); the position in the block is the slow part of the new channels."""
+    d = x.ndim - 2
+    split = [size for s in x.shape[1:-1] for size in (s // block, block)]
+    order = (0, *range(1, 2 * d, 2), *range(2, 2 * d + 1, 2), 2 * d + 1)
+    y = x.reshape(x.shape[0], *split, x.shape[-1]).transpose(order)
+    return y.reshape(x.shape[0], *(s // block for s in x.shape[1:-1]), -1)
+
+
+def depth_to_space(x: jax.Array, block: int) -> jax.Array:
+    """(B, *S, block^d · C) -> (B, *S · block, C): the inverse of `space_to_depth`."""
+    d = x.ndim - 2
+    order = (0, *(axis for k in range(d) for axis in (1 + k, 1 + d + k)), 2 * d + 1)
+    y = x.reshape(*x.shape[:-1], *(block,) * d, x.shape[-1] // block**d).transpose(order)
+    return y.reshape(x.shape[0], *(s * block for s in x.shape[1:-1]), -1)
+
+
+def pool(x: jax.Array, reduce: Callable) -> jax.Array:
+    """(B, *S, C) -> (B, *S / 2, C): `reduce` (jnp.max, jnp.mean) of every block of side 2."""
+    split = [size for s in x.shape[1:-1] for size in (s // 2, 2)]
+    return reduce(x.reshape(x.shape[0], *split, x.shape[-1]), axis=tuple(range(2, len(split) + 1, 2)))
+
+
+def spread(activation: str | None = None) -> initializers.Initializer:
+    """Kernels filled with their standard deviation, which `unet.init` multiplies by standard normal numbers.
+
+    It keeps the variance through a layer and the activation behind it (He et al. 2015, eq. 15, where the fan-in is
+    every axis but the last), or with None through a layer alone.
+    """
+    gain = {None: 1.0, 'leaky_relu': 2 / (1 + 0.01**2)}.get(activation, 2.0)
+    return lambda key, shape, dtype=jnp.float32: jnp.full(shape, math.sqrt(gain / math.prod(shape[:-1])), dtype)
+
+
+class Normalise(nn.Module):
+    """Instance norm (Ulyanov et al. 2016; group norm with one channel a group) or group norm (Wu & He 2018).
+
+    Each sample and group of channels gets mean 0 and variance 1 over its pixels, then a learnt scale and offset per
+    channel. The statistics are float32 whatever the type of x. Two passes over x, mean then mean square about it:
+    E[x²] − E[x]² loses all digits where the mean is large against the deviation, as in empty slices.
+    """
+    groups: int | None  # None: every channel for itself
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        channels = x.shape[-1]
+        scale = self.param('scale', initializers.ones, (channels,), jnp.float32)
+        bias = self.param('bias', initializers.zeros, (channels,), jnp.float32)
+        wide = x.astype(jnp.float32)
+        mean = self.pooled(wide)
+        variance = self.pooled(jnp.square(wide - mean))
+        return ((wide - mean) * (jax.lax.rsqrt(variance + EPSILON) * scale) + bias).astype(x.dtype)
+
+    def pooled(self, x: jax.Array) -> jax.Array:
+        """(B, *S, C) -> (B, 1…, C): the mean over the pixels, and over the channels of a group."""
+        mean = x.mean(tuple(range(1, x.ndim - 1)), keepdims=True)
+        if self.groups is None:
+            return mean
+        grouped = mean.reshape(*mean.shape[:-1], self.groups, -1).mean(-1)
+        return jnp.repeat(grouped, x.shape[-1] // self.groups, axis=-1)
+
+
+class Convolution(nn.Module):
+    """Convolution and norm. With a norm there is no bias: the norm's offset does its work."""
+    features: int
+    norm: str
+    groups: int
+    activation: str
+    dtype: jnp.dtype
+    kernel: int = 3
+    stride: int = 1
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        d = x.ndim - 2
+        # padding kernel // 2 on both sides, also for stride 2: output pixel i is centred on input pixel 2i
+        x = nn.Conv(self.features, (self.kernel,) * d, self.stride, padding=self.kernel // 2, dtype=self.dtype,
+                    use_bias=self.norm == 'none', kernel_init=spread(self.activation), name='conv')(x)
+        if self.norm == 'none':
+            return x
+        return Normalise(self.groups if self.norm == 'group' else None, name='norm')(x)
+
+
+class Plain(nn.Module):
+    """Convolution, norm, activation."""
+    features: int
+    norm: str
+    groups: int
+    activation: str
+    dtype: jnp.dtype
+    stride: int = 1
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        shared = (self.features, self.norm, self.groups, self.activation, self.dtype)
+        return getattr(jax.nn, self.activation)(Convolution(*shared, stride=self.stride, name='first')(x))
+
+
+class Residual(nn.Module):
+    """Two convolutions and a skip around them (He et al. 2016, fig. 2).
+
+    Where the shape changes, the skip averages blocks of side 2 and goes through a 1×1 convolution and norm; a
+    strided 1×1 convolution would look at one pixel in 2^d (He et al. 2019, fig. 2c).
+    """
+    features: int
+    norm: str
+    groups: int
+    activation: str
+    dtype: jnp.dtype
+    stride: int = 1
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        shared = (self.features, self.norm, self.groups, self.activation, self.dtype)
+        act = getattr(jax.nn, self.activation)
+        y = act(Convolution(*shared, stride=self.stride, name='first')(x))
+        y = Convolution(*shared, name='second')(y)
+        if self.stride == 2:
+            x = pool(x, jnp.mean)
+        if x.shape != y.shape:
+            x = Convolution(*shared, kernel=1, name='skip')(x)
+        return act(x + y)
+
+
+class UpSample(nn.Module):
+    """Twice the size: a dense layer to 2^d · features channels, and depth to space.
+
+    The same function as a transposed convolution with stride 2 and kernel 2, and faster on XLA's CPU backend. The
+    bias belongs to the output channel, not to the position in the block.
+    """
+    features: int
+    dtype: jnp.dtype
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        y = nn.Dense(2 ** (x.ndim - 2) * self.features, use_bias=False, dtype=self.dtype, name='dense',
+                     kernel_init=spread())(x)
+        bias = self.param('bias', initializers.zeros, (self.features,), jnp.float32)
+        return depth_to_space(y, 2) + bias.astype(self.dtype)
+
+
+class AttentionGate(nn.Module):
+    """Attention gate on a skip connection (Oktay et al. 2018, eqs. 1-2 and fig. 2).
+
+    The skip x (B, *S, C), brought to the grid of the coarser features g (B, *S / 2, D) by a convolution with stride
+    and kernel 2, is added to g; ReLU, one channel, sigmoid; the coefficients are interpolated linearly to x's grid
+    and multiply it.
+    """
+    dtype: jnp.dtype
+
+    @nn.compact
+    def __call__(self, x: jax.Array, g: jax.Array) -> jax.Array:
+        inner = max(x.shape[-1] // 2, 1)
+        theta = nn.Dense(inner, use_bias=False, dtype=self.dtype, kernel_init=spread('relu'), name='skip')
+        phi = nn.Dense(inner, dtype=self.dtype, kernel_init=spread('relu'), name='gate')
+        psi = nn.Dense(1, dtype=jnp.float32, kernel_init=spread(), name='psi')
+        alpha = nn.sigmoid(psi(nn.relu(theta(space_to_depth(x, 2)) + phi(g))))
+        return x * jax.image.resize(alpha, (*x.shape[:-1], 1), 'linear').astype(x.dtype)

@@ -1,0 +1,156 @@
+"""The U-Net (Ronneberger et al. 2015; Çiçek et al. 2016), one code for two and three dimensions.
+
+    module = build(config.model, out_channels=3)
+    params = init(module, key, spatial=(240, 240), channels=4)
+    logits = apply(module, params, image)  # (B, *S, C) float32 -> (B, *S, K) float32
+"""
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import linen as nn
+from jax.nn import initializers
+from ml_collections import ConfigDict
+
+from unet_jax.errors import InputError
+from unet_jax.model.layers import AttentionGate, Plain, Residual, UpSample, depth_to_space, pool, space_to_depth
+
+ACTIVATIONS = ('celu', 'elu', 'gelu', 'hard_swish', 'leaky_relu', 'mish', 'relu', 'relu6', 'selu', 'silu', 'softplus',
+               'swish', 'tanh')
+CHOICES = {'block': ('plain', 'residual'), 'norm': ('instance', 'group', 'none'), 'activation': ACTIVATIONS,
+           'downsample': ('conv', 'max'), 'dtype': ('float32', 'bfloat16')}
+
+Params = Any  # a tree of float32 arrays
+
+
+class UNet(nn.Module):
+    """Level l has features[l] channels and the input's size over stem · 2^l. The fields are those of config.model."""
+    out_channels: int
+    features: tuple[int, ...]
+    encoder_blocks: tuple[int, ...]
+    decoder_blocks: tuple[int, ...]
+    block: str
+    norm: str
+    groups: int
+    activation: str
+    downsample: str
+    stem: int
+    attention_gates: bool
+    deep_supervision: int
+    dtype: str
+    remat: bool
+
+    @nn.compact
+    def __call__(self, image: jax.Array, deep: bool) -> list[jax.Array]:
+        """(B, *S, C) -> logits, finest first: (B, *S, K), and if `deep` (B, *⌈S / 2⌉, K), (B, *⌈S / 4⌉, K) …"""
+        if image.ndim not in (4, 5):
+            raise InputError(f'an image of shape {image.shape}; expected (batch, height, width, channels) or (batch, '
+                             'depth, height, width, channels)')
+        dtype, last = jnp.dtype(self.dtype), len(self.features) - 1
+        spatial = image.shape[1:-1]
+        x = space_to_depth(pad(image, self.stem * 2**last), self.stem).astype(dtype)
+
+        skips = []
+        for level in range(last + 1):
+            if level > 0:
+                skips.append(x)
+                x = pool(x, jnp.max) if self.downsample == 'max' else x
+            stride = 2 if level > 0 and self.downsample == 'conv' else 1
+            x = self.blocks(x, f'encoder_{level}', level, self.encoder_blocks[level], stride)
+
+        logits = [self.head(x, 0, spatial)] if last == 0 else []
+        for level in reversed(range(last)):
+            skip = skips[level]
+            if self.attention_gates:
+                skip = AttentionGate(dtype, name=f'gate_{level}')(skip, x)
+            x = UpSample(self.features[level], dtype, name=f'up_{level}')(x)
+            x = self.blocks(jnp.concatenate([skip, x], -1), f'decoder_{level}', level, self.decoder_blocks[level])
+            if level == 0 or (deep and level <= self.deep_supervision):
+                logits.append(self.head(x, level, spatial))
+        return logits[::-1]
+
+    def blocks(self, x: jax.Array, name: str, level: int, count: int, stride: int = 1) -> jax.Array:
+        """`count` blocks one after the other, the first with `stride`."""
+        block = Residual if self.block == 'residual' else Plain
+        block = nn.remat(block) if self.remat else block
+        for k in range(count):
+            x = block(self.features[level], self.norm, self.groups, self.activation, jnp.dtype(self.dtype),
+                      stride if k == 0 else 1, name=f'{name}_block_{k}')(x)
+        return x
+
+    def head(self, x: jax.Array, level: int, spatial: tuple[int, ...]) -> jax.Array:
+        """Float32 logits (B, *⌈spatial / 2^level⌉, K). Small weights: training starts at probability 1/2."""
+        d = len(spatial)
+        y = nn.Dense(self.stem**d * self.out_channels, dtype=jnp.float32, kernel_init=initializers.constant(0.01),
+                     name=f'head_{level}')(x.astype(jnp.float32))
+        y = depth_to_space(y, self.stem)
+        return y[(slice(None), *(slice(-(-s // 2**level)) for s in spatial))]
+
+
+def pad(image: jax.Array, multiple: int) -> jax.Array:
+    """(B, *S, C) -> (B, *⌈S⌉, C): every side up to a multiple of `multiple`, at its end, by repeating the edge.
+
+    The logits of the added pixels are cut off again. Repeating the edge keeps the intensities of the instance norm's
+    statistics; zeros would be the mean brightness of a standardised image, brighter than the air around a head.
+    """
+    extra = [(0, -s % multiple) for s in image.shape[1:-1]]
+    return jnp.pad(image, [(0, 0), *extra, (0, 0)], mode='edge')
+
+
+def build(config: ConfigDict, out_channels: int) -> UNet:
+    """The network that `config` (config.model) describes, with `out_channels` logits a pixel.
+
+    Raises InputError, naming the field and its value, for what cannot be built.
+    """
+    fields = {key: tuple(value) if isinstance(value, (list, tuple)) else value for key, value in config.items()}
+    check(fields, out_channels)
+    return UNet(out_channels=out_channels, **fields)
+
+
+def check(fields: dict[str, Any], out_channels: int) -> None:
+    def refuse(key: str, advice: str):
+        raise InputError(f'config.model.{key} = {fields[key]!r}: {advice}')
+
+    if out_channels < 1:
+        raise InputError(f'a network with {out_channels} output channels has nothing to segment; name a category')
+    for key, allowed in CHOICES.items():
+        if fields[key] not in allowed:
+            refuse(key, f'choose one of {", ".join(allowed)}')
+    levels = len(fields['features'])
+    for key, length in (('features', max(levels, 1)), ('encoder_blocks', levels), ('decoder_blocks', levels - 1)):
+        if len(fields[key]) != length or any(int(n) != n or n < 1 for n in fields[key]):
+            refuse(key, f'give {length} whole numbers from 1 up, finest level first (features has {levels} levels)')
+    if fields['norm'] == 'group' and (fields['groups'] < 1 or any(n % fields['groups'] for n in fields['features'])):
+        refuse('groups', f'must divide every entry of features = {fields["features"]}')
+    if fields['stem'] < 1:
+        refuse('stem', 'give 1 (none), 2 or 4')
+    if not 0 <= fields['deep_supervision'] <= max(levels - 2, 0):
+        refuse('deep_supervision', f'{levels} levels have {max(levels - 2, 0)} coarser decoder levels')
+
+
+def init(module: UNet, key: jax.Array, spatial: tuple[int, ...], channels: int) -> Params:
+    """Float32 parameters from `key`: normal kernels, biases 0, scales of norms 1. `spatial` matters by its length.
+
+    The normal numbers of all kernels are one draw: drawn kernel by kernel they take XLA's CPU backend about five
+    seconds to compile for the default network.
+    """
+    return jax.jit(draw, static_argnums=(0, 2, 3))(module, key, tuple(spatial), channels)
+
+
+def draw(module: UNet, key: jax.Array, spatial: tuple[int, ...], channels: int) -> Params:
+    """The modules fill each kernel with its standard deviation; only kernels have more than one axis."""
+    leaves, tree = jax.tree.flatten(module.init(key, jnp.zeros((1, *spatial, channels)), True)['params'])
+    ends = np.cumsum([x.size for x in leaves if x.ndim > 1])
+    noise = iter(jnp.split(jax.random.normal(key, (int(ends[-1]),)), ends[:-1]))
+    return jax.tree.unflatten(tree, [x * next(noise).reshape(x.shape) if x.ndim > 1 else x for x in leaves])
+
+
+def apply(module: UNet, params: Params, image: jax.Array) -> jax.Array:
+    """Logits (B, *S, K) float32 of image (B, *S, C) float32, of any size S."""
+    return module.apply({'params': params}, image, False)[0]
+
+
+def apply_deep(module: UNet, params: Params, image: jax.Array) -> list[jax.Array]:
+    """Logits of every head, finest first: (B, *⌈S / 2^l⌉, K) for l = 0 … config.model.deep_supervision."""
+    return module.apply({'params': params}, image, True)
