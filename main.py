@@ -4,17 +4,22 @@ import sys
 from pathlib import Path
 
 from absl import app, flags
+from absl import logging as absl_logging
 from ml_collections import config_flags
 
 from unet_jax.errors import InputError
 from unet_jax.workdir import load_config
 
-flags.DEFINE_enum('mode', 'train', ['annotate', 'train', 'evaluate', 'predict'], 'What to do.')
+flags.DEFINE_enum('mode', 'train', ['annotate', 'train', 'evaluate', 'predict', 'compare'], 'What to do.')
 flags.DEFINE_string('workdir', None, 'Where everything is written; runs/<name of the config> by default.')
-flags.DEFINE_string('subset', 'test', 'evaluate: which subset.')
-flags.DEFINE_string('checkpoint', 'best', "evaluate, predict: 'best', 'latest' or a step.")
-flags.DEFINE_string('input', None, 'predict: an image, an HDF5 slice, or a folder of them.')
+flags.DEFINE_string('subset', 'test', 'evaluate, compare: which subset.')
+flags.DEFINE_string('checkpoint', 'best', "evaluate, predict: 'best', 'latest', a step; best,400 averages.")
+flags.DEFINE_list('ensemble', [], 'evaluate, predict: more work directories, such as other folds, to average with.')
+flags.DEFINE_string('other', None, 'compare: the work directory to compare --workdir with; both evaluated before.')
+flags.DEFINE_string('input', None, 'predict: an image, an HDF5 slice, a case of volumes, or a folder of them.')
 flags.DEFINE_string('output', None, 'predict: the folder for masks and overlays; <workdir>/predictions by default.')
+flags.DEFINE_list('allow_changes', [], 'train: fields in which a run that goes on may differ, as train.steps.')
+flags.DEFINE_boolean('distributed', None, 'One of several processes; found out under SLURM, Kubernetes and Cloud TPU.')
 config_flags.DEFINE_config_file('config', None, 'A file of configs/; a work directory has its own, saved, config.')
 FLAGS = flags.FLAGS
 
@@ -37,23 +42,30 @@ def parse(argv: list[str]) -> list[str]:
 
 
 def main(_: list[str]) -> None:
-    from unet_jax import commands  # jax starts here, once the flags are known to be good
+    absl_logging.set_verbosity(absl_logging.WARNING)  # orbax reports every file it touches
+    from unet_jax.modes import annotate, compare, evaluate, predict, start, train  # jax starts once the flags are good
     config, folder = FLAGS.config, Path(FLAGS.workdir)
-    commands.start(config, folder)
+    start.start(config, folder, distributed=FLAGS.distributed)
     if FLAGS.mode == 'annotate':
-        commands.annotate(config, folder)
+        annotate.annotate(config, folder)
     elif FLAGS.mode == 'train':
-        commands.train(config, folder)
+        train.train(config, folder, allow=tuple(FLAGS.allow_changes))
     elif FLAGS.mode == 'evaluate':
-        commands.evaluate(config, folder, subset=FLAGS.subset, which=FLAGS.checkpoint)
+        evaluate.evaluate(config, folder, subset=FLAGS.subset, which=FLAGS.checkpoint, ensemble=FLAGS.ensemble)
+    elif FLAGS.mode == 'compare':
+        compare.compare(folder, FLAGS.other, subset=FLAGS.subset)
     else:
-        commands.predict(config, folder, source=FLAGS.input, output=FLAGS.output, which=FLAGS.checkpoint)
+        predict.predict(config, folder, source=FLAGS.input, output=FLAGS.output, which=FLAGS.checkpoint,
+                        ensemble=FLAGS.ensemble)
 
 
 def explain(run, argument) -> object:
     """`run(argument)`, with a message and exit status 2 instead of a traceback for what the user can mend."""
     try:
         return run(argument)
+    except KeyboardInterrupt:
+        print('interrupted', file=sys.stderr)
+        sys.exit(130)
     except (InputError, flags.Error) as error:
         message = str(error)
         if 'Traceback' in message:  # of a config file that cannot be read: its last line says why
@@ -69,5 +81,4 @@ def explain(run, argument) -> object:
 
 if __name__ == '__main__':
     logging.basicConfig(format='%(message)s')
-    logging.getLogger('absl').setLevel(logging.WARNING)  # orbax reports every file it touches
     app.run(lambda argv: explain(main, argv), flags_parser=lambda argv: explain(parse, argv))

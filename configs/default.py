@@ -10,19 +10,32 @@ def get_config() -> ConfigDict:
     config.seed = 0  # of the initial weights, the order of samples and every augmentation
 
     data = config.data = ConfigDict()
-    data.format = 'coco'  # 'coco' (JSON and images), 'brats_h5' (Kaggle slices) or 'phantom' (made here, read as coco)
+    data.format = 'coco'  # 'coco' (JSON and images), 'brats_h5' (Kaggle slices), 'nifti' (volumes) or 'phantom' (made)
     data.root = ''  # the folder of the data set
-    data.size = (128, 128)  # every image is scaled to fit, and padded, to this (height, width)
+    data.size = (128, 128)  # images are scaled to fit, and padded, to this (height, width); of volumes: the patch
     data.channels = 1  # of image files: 1 grey, 3 RGB; HDF5 slices always have their four modalities
     data.standardise = True  # each image to mean 0, standard deviation 1 (HDF5 slices are, inside the brain, anyway)
     data.categories = ()  # foreground category ids; () is every category that has annotations
+    data.names = ()  # of the categories; taken from the data
     data.regions = ()  # ((name, (category ids), id to paint), ...); () makes each category a region of its own
     data.unannotated = 'negative'  # an image without annotation: 'negative' (no tumour), 'skip' or 'error'
     data.box_only = 'error'  # an annotation without a mask: 'error', 'skip', or 'box' to fill its bounding box
     data.broken = 'error'  # an annotation that cannot be drawn (NaN, under 3 points, ...): 'error' or 'skip'
+    data.on_error = 'raise'  # training on a file that cannot be read: 'raise', or 'skip' it and say so in the report
+    data.max_skipped = 0.01  # the largest share of the samples that may be skipped
     data.split = (0.7, 0.15, 0.15)  # train, valid, test shares, by group, where the data set has no subsets of its own
     data.empty_slices = 1.0  # share of tumour-free slices kept for training; evaluation always sees all of them
     data.cache = ''  # folder of the decoded samples; '' is the user's cache folder
+    # of volumes only
+    data.schema = 'auto'  # the release, 2018 ... 2024-PED or MSD, by which labels have meanings; 'auto' finds out
+    data.modalities = ('flair', 't1', 't1ce', 't2')  # the channels, in this order
+    data.missing_modalities = False  # cases may lack some: channels of zeros
+    data.spacing = ()  # mm along each axis to resample to; () keeps the files'
+    data.orientation = ''  # where the axes shall point, such as 'LPS'; '' keeps the files'
+    data.foreground = 1 / 3  # share of the patches that are centred on a tumour voxel, every class alike
+    data.split_file = ''  # JSON {'train': [cases], 'valid': [], 'test': []}; every run writes its own, splits.json
+    data.folds = 0  # split into so many folds, after the test share was set aside; 0 takes data.split alone
+    data.fold = 0  # the one that is valid
 
     model = config.model = ConfigDict()
     model.features = (32, 64, 128, 256)  # channels per level, finest first
@@ -53,6 +66,7 @@ def get_config() -> ConfigDict:
     augment.noise = 0.05  # standard deviation drawn from [0, noise], in units of the image's own
     augment.blur = 1.0  # sigma drawn from [0.5, 0.5 + blur] pixels
     augment.low_resolution = 2.0  # down- and up-sampled by a factor drawn from [1, low_resolution]
+    augment.modality_dropout = 0.0  # probability of each channel to become 0, as a missing one is; one always stays
     augment.intensity_probability = 0.15  # of each of the six above; 0 in one of them turns it off
 
     loss = config.loss = ConfigDict()
@@ -77,10 +91,14 @@ def get_config() -> ConfigDict:
     train.steps = 1000
     train.batch_size = 16  # of all devices together
     train.log_every = 50
+    train.validate = 'valid'  # the subset by which the best checkpoint is chosen; 'train' where all else is empty
     train.evaluate_every = 500  # steps between validations; the last step is always validated
     train.checkpoint_every = 500
     train.skip_nonfinite = 5  # updates in a row that may be skipped because loss or gradient were not finite
     train.keep = 2  # newest checkpoints kept, beside the best
+    train.input_timeout = 600.0  # seconds to wait for a batch before the run ends and says so
+    train.fsdp = 1  # devices that share one copy of parameters, averages and optimiser state; divides their number
+    train.deterministic = False  # on a GPU: only operations with one order of summation, so equal runs are equal bits
 
     evaluation = config.evaluation = ConfigDict()
     evaluation.batch_size = 16
@@ -88,5 +106,9 @@ def get_config() -> ConfigDict:
     evaluation.flips = False  # average over mirrored inputs (the axes of augment.flip)
     evaluation.convention = 'brats'  # 'brats', 'nnunet', 'monai' or 'deepmind'
     evaluation.tolerance = 1.0  # of the surface Dice, in mm (pixels for images)
+    evaluation.lesions = ''  # lesion-wise scores by the rules of 'GLI', 'PED', 'SSA', 'MEN' or 'MET'; '' is off
+    evaluation.overlap = 0.5  # of volumes: share of a window that its neighbour sees too
+    evaluation.postprocess = False  # of volumes: small components go, by limits tuned on the valid subset
+    evaluation.modality_subsets = False  # of volumes: Dice with each of the subsets of modalities alone (15 of four)
     evaluation.pictures = 3  # overlays each of the worst, median and best cases
     return config.lock()

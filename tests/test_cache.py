@@ -114,3 +114,24 @@ def test_the_sizes_file_records_what_lies_there(rows, settings, tmp_path):
     (target,) = (tmp_path / 'cache').iterdir()
     sizes = json.loads((target / 'sizes.json').read_text())
     assert sizes == {name: (target / name).stat().st_size for name in ('image.npy', 'label.npy')}
+
+
+def test_what_cannot_be_read_is_skipped_where_asked_and_said_also_when_opened_again(rows, settings, tmp_path):
+    (tmp_path / '0.png').write_bytes(b'not an image')
+    for _ in range(2):
+        samples = cache.open_samples(rows, settings, tmp_path / 'cache', on_error='skip')
+        assert samples.rows.path.tolist() == ['1.png', '2.png'] and samples.image[:, 0, 0, 0].tolist() == [10, 20]
+        assert len(samples.label) == 2 and '0.png: cannot be read as an image' in samples.skipped['0.png']
+    with pytest.raises(InputError, match='0.png: cannot be read as an image'):
+        cache.open_samples(rows, settings, tmp_path / 'cache')
+    (tmp_path / '1.png').unlink()
+    samples = cache.open_samples(rows, settings, tmp_path / 'cache', on_error='skip')
+    assert samples.rows.path.tolist() == ['2.png'] and samples.image[:, 0, 0, 0].tolist() == [20]
+    assert samples.skipped.keys() == {'0.png', '1.png'} and 'no such file' in samples.skipped['1.png']
+
+
+def test_good_files_are_the_same_samples_whatever_the_policy(rows, settings, tmp_path):
+    samples = cache.open_samples(rows, settings, tmp_path / 'cache', on_error='skip')
+    assert samples.skipped == {} and len(samples.rows) == 3
+    assert np.array_equal(samples.image, cache.open_samples(rows, settings, tmp_path / 'cache').image)
+    assert len(folders(tmp_path / 'cache')) == 1

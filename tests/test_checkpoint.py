@@ -1,4 +1,7 @@
 """Checkpoints: exact, sealed, kept by rule, restored onto other device counts."""
+import shutil
+import subprocess
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -17,7 +20,7 @@ def make(step, seed=0):
 
 
 def save(folder, step, score=None, keep=2):
-    checkpoint.save(folder, make(step), score=score, window=[{'loss': 0.1 + 0.2}], keep=keep)
+    checkpoint.save(folder, make(step), score=score, notes={'window': [{'loss': 0.1 + 0.2}]}, keep=keep)
 
 
 def equal(a, b):
@@ -31,7 +34,17 @@ def test_a_state_comes_back_bit_for_bit_on_any_number_of_devices(tmp_path, devic
     restored = checkpoint.restore(tmp_path, 5, make(0, seed=9), sharding.replicated(mesh))
     assert equal(restored, make(5)) and int(restored.step) == 5
     assert len(restored.params['w'].sharding.device_set) == devices
-    assert checkpoint.read_seal(tmp_path, 5)['window'] == [{'loss': 0.1 + 0.2}]
+    assert checkpoint.read_seal(tmp_path, 5)['notes'] == {'window': [{'loss': 0.1 + 0.2}]}
+
+
+def test_a_sharded_state_is_restored_whole_or_onto_other_shards_bit_for_bit(tmp_path):
+    state = states.create({'w': jax.random.normal(jax.random.key(0), (64, 48))}, optax.adam(1e-3))
+    meshes = [sharding.create_mesh(jax.devices()[:n], fsdp=f) for n, f in [(8, 4), (8, 1), (2, 2)]]
+    checkpoint.save(tmp_path, jax.device_put(state, sharding.of_state(state, meshes[0])), score=None, notes={}, keep=1)
+    for mesh, rows in zip(meshes, [16, 64, 32]):
+        restored = checkpoint.restore(tmp_path, 0, jax.eval_shape(lambda: state), sharding.of_state(state, mesh))
+        assert equal(restored, state)
+        assert restored.params['w'].addressable_shards[0].data.shape == (rows, 48)
 
 
 def test_the_newest_and_the_best_are_kept(tmp_path):
@@ -68,6 +81,63 @@ def test_damage_is_noticed_and_the_newest_good_step_is_used(tmp_path, harm, capl
     assert 'damaged' in caplog.text and sorted(tmp_path.rglob('*')) == before
     with pytest.raises(InputError, match=r'Intact: \[1\]'):
         checkpoint.choose(tmp_path, '2')
+
+
+@pytest.mark.parametrize('harm', [damage_bit, lambda p: p.write_text('{}'), lambda p: p.write_bytes(b'')])
+def test_a_damaged_seal_is_noticed_and_does_not_end_the_run(tmp_path, harm, caplog):
+    save(tmp_path, 1, 0.5), save(tmp_path, 2, 0.9)
+    harm(tmp_path / '2' / checkpoint.SEAL)
+    assert checkpoint.newest_intact(tmp_path) == 1
+    assert checkpoint.best(tmp_path) == 1 and 'passed over' in caplog.text
+    save(tmp_path, 3, 0.7)
+    assert checkpoint.choose(tmp_path, 'best') == 3
+
+
+def test_a_run_whose_every_checkpoint_is_damaged_is_not_started_anew(tmp_path):
+    save(tmp_path, 1), save(tmp_path, 2)
+    for step in (1, 2):
+        damage_bit(largest(tmp_path / str(step)))
+    with pytest.raises(InputError, match='every checkpoint is damaged: 1, 2'):
+        checkpoint.newest_intact(tmp_path)
+
+
+def test_a_validation_that_was_made_up_for_adds_the_score_and_keeps_the_checksums(tmp_path):
+    save(tmp_path, 1)
+    checkpoint.amend(tmp_path, 1, score=0.5, notes={'a': 1}, keep=2)
+    assert checkpoint.best(tmp_path) == checkpoint.newest_intact(tmp_path) == 1
+    assert checkpoint.read_seal(tmp_path, 1)['notes'] == {'a': 1}
+
+
+def test_what_a_killed_run_left_half_written_or_half_deleted_goes_and_nothing_else(tmp_path):
+    save(tmp_path, 1)
+    for name in ('2.orbax-checkpoint-tmp', '.0.deleted', '3.replaced-7-1', 'mine'):
+        (tmp_path / name).mkdir()
+    checkpoint.clean(tmp_path)
+    assert sorted(p.name for p in tmp_path.iterdir()) == ['1', '3.replaced-7-1', 'mine']
+
+
+def test_a_full_disk_leaves_the_last_checkpoint_and_says_so(tmp_path):
+    small = tmp_path / 'small'
+    small.mkdir()
+    if subprocess.run(['mount', '-t', 'tmpfs', '-o', 'size=2m', 'tmpfs', small], capture_output=True).returncode:
+        pytest.skip('mounting a small file system needs rights that this user does not have')
+    try:
+        big = jax.random.normal(jax.random.key(0), (60_000,))  # 0.24 MB, saved four times over
+        state = states.create({'w': big}, optax.adam(1e-3))
+        with pytest.raises(InputError, match=r'could not be written .*No space left.* MB are free') as refusal:
+            for step in range(1, 9):
+                done = step - 1
+                state = states.State(jnp.asarray(step, jnp.int32), state.params, state.ema_params, state.opt_state)
+                checkpoint.save(small, state, score=None, notes={}, keep=9)
+        assert done > 0 and checkpoint.steps(small) == list(range(1, done + 1))
+        assert f'as they were: {checkpoint.steps(small)}' in str(refusal.value)
+        assert checkpoint.newest_intact(small) == done
+        checkpoint.clean(small)
+        shutil.rmtree(small / '1')  # room is made
+        checkpoint.save(small, state, score=None, notes={}, keep=9)
+        assert checkpoint.newest_intact(small) == done + 1
+    finally:
+        subprocess.run(['umount', small], check=True)
 
 
 def test_a_step_without_a_seal_was_cut_off_and_is_not_used(tmp_path):

@@ -250,7 +250,7 @@ def test_an_image_file_that_is_none_is_refused(tmp_path):
 def test_an_image_that_claims_a_hundred_megapixels_is_refused(tmp_path):
     single(tmp_path, images=[image(1, 'a.png', 10000, 10000)], on_disk=[('other.png', 1, 1)])
     Image.new('1', (10000, 10000)).save(tmp_path / 'a.png')
-    with pytest.raises(InputError, match='a.png cannot be opened'):
+    with pytest.raises(InputError, match='a.png is 10000 × 10000 pixels; at most 64 megapixels'):
         coco.read(tmp_path)
 
 
@@ -332,3 +332,17 @@ def test_odd_real_files_are_read_or_refused(shared_data, tmp_path):
     shutil.copy(results, tmp_path / 'test/_annotations.coco.json')
     with pytest.raises(InputError, match='a list of 734 results'):
         coco.read(tmp_path)
+
+
+def test_an_image_that_cannot_be_opened_is_left_out_where_asked_but_never_of_the_test_subset(tmp_path):
+    roboflow(tmp_path)
+    (tmp_path / 'train/a.png').write_bytes(b'no image')
+    before = coco.read(tmp_path, missing='skip', unreadable='skip')
+    assert ('train', 'a.png') not in set(zip(before.subset, before.file_name))
+    assert before.attrs['reader']['unreadable']['count'] == 1
+    assert 'a.png cannot be opened' in before.attrs['reader']['unreadable']['first'][0]
+    with pytest.raises(InputError, match='a.png cannot be opened'):
+        coco.read(tmp_path)
+    (tmp_path / 'test/a.png').write_bytes(b'no image')
+    with pytest.raises(InputError, match='test/.*a.png cannot be opened'):
+        coco.read(tmp_path, unreadable='skip')

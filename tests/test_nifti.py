@@ -10,7 +10,7 @@ import pytest
 
 from unet_jax import phantom
 from unet_jax.annotations import frame as annotation_frame
-from unet_jax.annotations import labels, nifti, nifti_file, schemas
+from unet_jax.annotations import labels, nifti, nifti_file, schemas, split
 from unet_jax.errors import InputError
 
 SHAPE = (12, 44, 40)  # (D, H, W)
@@ -90,7 +90,8 @@ def test_the_release_is_told_by_names_and_labels(made, year):
         assert rows.category_id.dropna().tolist() == sorted(set(np.unique(label)) - {0})
         assert (first(rows).height, first(rows).width, first(rows).depth) == label.shape == (40, 44, 12)
         rows = rows.dropna(subset='category_id')
-        assert all(s == {'file': r, 'label': c} for s, r, c in zip(rows.segmentation, rows.label, rows.category_id))
+        assert all(s == {'file': r, 'label': c, 'voxels': (label == c).sum()}
+                   for s, r, c in zip(rows.segmentation, rows.label, rows.category_id))
 
 
 @pytest.mark.parametrize('year', schemas.SCHEMAS)
@@ -381,22 +382,22 @@ def test_t1_and_t1ce_exchanged_give_a_warning(copy, caplog):
 
 def test_a_split_is_written_and_read_back(made, tmp_path):
     frame = nifti.read_frame(made['2023'], seed=1)
-    nifti.write_splits(frame, tmp_path / 'split.json')
+    split.write_splits(frame, tmp_path / 'split.json')
     other = nifti.read_frame(made['2023'], seed=2, split=(1, 0, 0))
-    assert nifti.read_splits(other, tmp_path / 'split.json').equals(frame)
+    assert split.read_splits(other, tmp_path / 'split.json').equals(frame)
     assert [path.name for path in tmp_path.iterdir()] == ['split.json']
 
 
 def test_a_split_that_tears_patients_or_loses_cases_is_refused(made, tmp_path):
     frame, path = nifti.read_frame(made['2023']), tmp_path / 'split.json'
     cases = sorted(set(frame.case))
-    for split, message in (({'train': cases[:3], 'valid': cases[3:], 'test': []}, 'more than one subset'),
-                           ({'train': cases[1:], 'valid': [], 'test': []}, '1 of the data are not named'),
-                           ({'train': cases, 'valid': cases[:1], 'test': []}, '1 cases are named twice'),
-                           ({'train': cases}, 'is no split'), ('x', 'is no split')):
-        path.write_text(json.dumps(split))
+    for subsets, message in (({'train': cases[:3], 'valid': cases[3:], 'test': []}, 'more than one subset'),
+                             ({'train': cases[1:], 'valid': [], 'test': []}, '1 of the data are not named'),
+                             ({'train': cases, 'valid': cases[:1], 'test': []}, '1 cases are named twice'),
+                             ({'train': cases}, 'is no split'), ('x', 'is no split')):
+        path.write_text(json.dumps(subsets))
         with pytest.raises(InputError, match=message):
-            nifti.read_splits(frame, path)
+            split.read_splits(frame, path)
 
 
 def test_an_empty_root_is_refused_with_a_way_out(tmp_path):

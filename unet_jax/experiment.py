@@ -7,11 +7,11 @@ import pandas as pd
 from ml_collections import ConfigDict
 
 from unet_jax import phantom
-from unet_jax.annotations import brats_h5, coco, labels
+from unet_jax.annotations import brats_h5, coco, labels, nifti, schemas, split
 from unet_jax.annotations import frame as frames
 from unet_jax.errors import InputError
 from unet_jax.model import unet
-from unet_jax.pipeline import decode
+from unet_jax.pipeline import decode, volumes
 
 
 class Experiment(NamedTuple):
@@ -20,12 +20,17 @@ class Experiment(NamedTuple):
     classes: tuple[int, ...]  # category ids in bit order
     regions: tuple[labels.Region, ...]
     of: tuple[int, ...]  # the regions as bit sets
-    settings: decode.Settings
+    settings: decode.Settings | volumes.Settings
     module: unet.UNet
 
     @property
     def names(self) -> tuple[str, ...]:
         return tuple(region.name for region in self.regions)
+
+    @property
+    def volumetric(self) -> bool:
+        """Whether a sample is a volume, not an image or a slice."""
+        return isinstance(self.settings, volumes.Settings)
 
 
 def read_frame(config: ConfigDict, **reading) -> pd.DataFrame:
@@ -35,29 +40,68 @@ def read_frame(config: ConfigDict, **reading) -> pd.DataFrame:
         frame = brats_h5.read_frame(data.root, split=data.split, seed=config.seed)
         brats_h5.check_channels(frame, data.root)
         return frame
+    if data.format == 'nifti':
+        return read_volumes(config)
     if data.format == 'phantom':
         phantom.write_coco(Path(data.root), **data.phantom, seed=config.seed)
     elif not data.root:
         raise InputError('config.data.root is empty: name the folder of the data set, --config.data.root=DIR; '
                          'configs/phantom.py needs none')
     elif data.format != 'coco':
-        raise InputError(f"config.data.format is {data.format!r}; choose 'coco', 'brats_h5' or 'phantom'")
-    policies = {'box_only': data.box_only, 'broken': data.broken, **reading}
+        raise InputError(f"config.data.format is {data.format!r}; choose 'coco', 'brats_h5', 'nifti' or "
+                         "'phantom'")
+    if data.on_error not in ('raise', 'skip'):
+        raise InputError(f"config.data.on_error is {data.on_error!r}; choose 'raise' or 'skip'")
+    policies = {'box_only': data.box_only, 'broken': data.broken, **reading,
+                'unreadable': 'skip' if data.on_error == 'skip' else 'error'}
     frame = coco.read(data.root, split=data.split, seed=config.seed, **policies)
     return frames.apply_unannotated(frame, data.unannotated)
+
+
+def read_volumes(config: ConfigDict) -> pd.DataFrame:
+    """The annotation frame of NIfTI volumes, after a look at whether tumours are as bright as they should be."""
+    data = config.data
+    if not data.root:
+        raise InputError('config.data.root is empty: name the folder of a BraTS release, --config.data.root=DIR')
+    frame = nifti.read_frame(data.root, schema=data.schema, split=data.split, seed=config.seed, folds=data.folds,
+                             fold=data.fold, modalities=tuple(data.modalities),
+                             missing_modalities=data.missing_modalities)
+    if data.split_file:
+        frame = split.read_splits(frame, data.split_file)
+    nifti.check_intensities(frame, data.root)
+    return frame
 
 
 def settle(config: ConfigDict, frame: pd.DataFrame) -> ConfigDict:
     """A copy of `config` in which the categories and regions that were left to the data are written out."""
     settled = config.copy_and_resolve_references()
+    if config.data.format == 'nifti':
+        return settle_volumes(settled, frame)
     classes = frames.classes(frame, tuple(config.data.categories))
     if not classes:
         raise InputError(f'{config.data.root}: no annotation of any category, so there is nothing to learn')
     names = frames.categories(frame)
     with settled.unlocked():
         settled.data.categories = classes
-        settled.data.regions = tuple(config.data.regions) or tuple((names[c] or str(c), (c,), c) for c in classes)
+        settled.data.names = tuple(names[c] for c in classes)
+        settled.data.regions = tuple(config.data.regions) or tuple((names[c], (c,), c) for c in classes)
     return settled.lock()
+
+
+def settle_volumes(config: ConfigDict, frame: pd.DataFrame) -> ConfigDict:
+    """`config` with the classes and regions of the release, whichever of them its cases happen to show."""
+    schema = schemas.schema(frame.schema.iloc[0])
+    classes = schemas.classes(schema.name)
+    if tuple(config.data.categories) not in ((), classes):
+        raise InputError(f'config.data.categories is {tuple(config.data.categories)}; the labels of release '
+                         f'{schema.name} are {classes}. Choose among them by config.data.regions')
+    with config.unlocked():
+        config.data.schema = schema.name
+        config.data.categories = classes
+        config.data.channels = len(config.data.modalities)
+        config.data.names = tuple(schema.names[c] for c in classes)
+        config.data.regions = tuple(config.data.regions) or tuple(map(tuple, schema.regions))
+    return config.lock()
 
 
 def create(config: ConfigDict) -> Experiment:
@@ -67,6 +111,9 @@ def create(config: ConfigDict) -> Experiment:
     if not classes or not regions:
         raise InputError('config.data.categories and config.data.regions are empty; train or annotate first')
     settings = decode.Settings(str(config.data.root), tuple(config.data.size), config.data.channels, classes)
+    if config.data.format == 'nifti':
+        settings = volumes.Settings(*settings, tuple(config.data.spacing), config.data.orientation)
+        volumes.check(settings)
     channels = len(regions) + (config.loss.activation == 'softmax')
     return Experiment(config, classes, regions, labels.region_bits(regions, classes), settings,
                       unet.build(config.model, channels))

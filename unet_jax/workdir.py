@@ -1,9 +1,11 @@
 """The files of a work directory that are not arrays: config, environment, metric lines."""
 import json
+import logging
 import os
 import platform
 import subprocess
 import sys
+from collections.abc import Callable
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -13,17 +15,22 @@ from ml_collections import ConfigDict
 
 from unet_jax.errors import InputError
 
+log = logging.getLogger('unet_jax')
 PACKAGES = ('jax', 'jaxlib', 'flax', 'optax', 'orbax-checkpoint', 'grain', 'ml-collections', 'numpy', 'pandas')
 
 
 def write_text(path: Path, text: str) -> None:
     """Whole or not at all: written beside, flushed to disk, then renamed."""
     temporary = path.with_name(f'.{path.name}.{os.getpid()}')
-    with open(temporary, 'w', encoding='utf-8') as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)
+    try:
+        with open(temporary, 'w', encoding='utf-8') as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    except OSError:
+        temporary.unlink(missing_ok=True)
+        raise
 
 
 def tuples(value: Any) -> Any:
@@ -75,22 +82,25 @@ def environment() -> dict[str, Any]:
 
 
 def read_lines(path: Path) -> list[dict]:
-    """The objects of a .jsonl file; a last line that was cut off is left out."""
-    lines = []
-    for text in path.read_text(encoding='utf-8').splitlines() if path.exists() else []:
+    """The objects of a .jsonl file. A last line that was cut off is left out; so is a damaged one, with a warning."""
+    lines, texts = [], path.read_text(encoding='utf-8', errors='replace').splitlines() if path.exists() else []
+    for number, text in enumerate(texts, 1):
         try:
             lines.append(json.loads(text))
-        except ValueError:
-            break
+        except ValueError as error:
+            if number < len(texts):
+                log.warning('%s, line %d: left out, it is not JSON (%s)', path, number, error)
     return lines
 
 
 def append_line(path: Path, line: dict) -> None:
+    """On the disk before this returns: a checkpoint that is written later relies on it."""
     with open(path, 'a', encoding='utf-8') as file:
         file.write(json.dumps(line) + '\n')
+        file.flush()
+        os.fsync(file.fileno())
 
 
-def cut_lines(path: Path, step: int) -> None:
-    """Drops the lines after `step`, which a resumed run is about to write again."""
-    kept = [line for line in read_lines(path) if line['step'] <= step]
-    write_text(path, ''.join(json.dumps(line) + '\n' for line in kept))
+def cut_lines(path: Path, kept: Callable[[dict], bool]) -> None:
+    """Drops the lines that are not `kept`, which a resumed run is about to write again."""
+    write_text(path, ''.join(json.dumps(line) + '\n' for line in read_lines(path) if kept(line)))

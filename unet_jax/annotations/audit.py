@@ -32,7 +32,9 @@ def audit(frame: pd.DataFrame, root: str | os.PathLike, *, categories: Iterable[
     of `frame.images`; without them image files and COCO segmentations are read here. `categories` are the
     foreground ids, () for all. Raises InputError for an image that cannot be opened.
     """
-    root, images, chosen = pathlib.Path(root), frames.images(frame), frames.classes(frame, categories)
+    root, images = pathlib.Path(root), frames.images(frame)
+    volumes = _volumes(frame, images)
+    chosen = frames.classes(frame, () if volumes else categories)  # a release has classes that few cases show
     kinds = _kinds(frame)
     drawn = sum(kinds.values()) - kinds.get('reference', 0)
     found = {
@@ -42,17 +44,18 @@ def audit(frame: pd.DataFrame, root: str | os.PathLike, *, categories: Iterable[
         'foreground': list(chosen),
         'sizes': [{'width': int(w), 'height': int(h), 'images': int(n)}
                   for (w, h), n in images[['width', 'height']].value_counts().items()],
+        'volumes': volumes,
         'kinds': kinds,
         'rectangles': kinds.get('rectangle', 0) / drawn if drawn else None,
         'reader': frame.attrs.get('reader'),
         'unlisted': _examples(_unlisted(images, root)),
         'leaking_groups': _examples(_leaking_groups(images)),
         'notes': []}
-    found['areas'] = _areas(images, area, chosen, found['notes'])
-    found['twins'] = _twins(images, root, thumbnail, found['notes'])
+    found['areas'] = None if volumes else _areas(images, area, chosen, found['notes'])
+    found['twins'] = None if volumes else _twins(images, root, thumbnail, found['notes'])
     if drawn and found['rectangles'] > 0.9:
         found['notes'].append('box supervision: Dice measures box overlap')
-    if found['reader'] is None:
+    if found['reader'] is None and not volumes:
         found['notes'].append('what the reader left out is not known: this frame has lost its attrs, or had none')
     return found
 
@@ -72,6 +75,11 @@ def table(found: dict) -> str:
             shares = [found['areas'][name] for name in names]
             rows.append((f'tumour area, {100 * q:.0f} % quantile',
                          *(f'{100 * s["quantiles"][k]:.2f} %' if s['images'] else '-' for s in shares)))
+    for category, parts in (found['volumes'] or {'ml': {}})['ml'].items():
+        for k, q in enumerate(QUANTILES):
+            if category == 'tumour' or q == 0.5:
+                what = f'{category} volume, {100 * q:.0f} % quantile'
+                rows.append((what, *(f'{parts[name][k]:.1f} ml' if parts[name] else '-' for name in names)))
     widths = [max(len(row[k]) for row in rows) for k in range(len(rows[0]))]
     lines = [row[0].ljust(widths[0]) + ''.join('  ' + c.rjust(w) for c, w in zip(row[1:], widths[1:])) for row in rows]
     return '\n'.join(line.rstrip() for line in [*lines, '', *_findings(found)]) + '\n'
@@ -80,8 +88,14 @@ def table(found: dict) -> str:
 def _findings(found: dict) -> list[str]:
     sizes = [f'{s["width"]} × {s["height"]} ({s["images"]})' for s in found['sizes']]
     more = f' and {len(sizes) - 5} more' if len(sizes) > 5 else ''
-    lines = [f'sizes, width × height (images): {", ".join(sizes[:5])}{more}',
-             f'annotations: {", ".join(f"{n} {kind}" for kind, n in found["kinds"].items()) or "none"}']
+    lines = [f'sizes, width × height (images): {", ".join(sizes[:5])}{more}'] if not found['volumes'] else [
+        f'release {", ".join(found["volumes"]["schemas"])}',
+        'grids, voxels at mm (cases): ' + ', '.join(f'{"×".join(map(str, g["voxels"]))} at '
+                                                    f'{"×".join(f"{mm:g}" for mm in g["mm"])} ({g["cases"]})'
+                                                    for g in found['volumes']['grids'][:5]),
+        'missing modalities (cases): ' + (', '.join(f'{m} ({n})' for m, n in found['volumes']['missing'].items())
+                                          or 'none')]
+    lines += [f'annotations: {", ".join(f"{n} {kind}" for kind, n in found["kinds"].items()) or "none"}']
     if found['rectangles'] is not None:
         lines.append(f'rectangles: {100 * found["rectangles"]:.1f} % of the drawn annotations')
     for name, seen in (found['reader'] or {}).items():
@@ -151,6 +165,33 @@ def _areas(images: pd.DataFrame, area: Callable | None, chosen: tuple[int, ...],
         quantiles = np.quantile(here, QUANTILES).tolist() if len(here) else []
         result[name] = {'images': len(here), 'quantiles': quantiles}
     return result
+
+
+def _volumes(frame: pd.DataFrame, images: pd.DataFrame) -> dict | None:
+    """Grids, missing modalities and tumour volumes of a frame of NIfTI cases; None of other frames.
+
+    'ml' has {class or 'tumour': {subset or 'all': quantiles over the cases that show it}}, from the reader's counts.
+    """
+    if 'depth' not in frame:
+        return None
+    cases = frame.drop_duplicates(['subset', 'image_id'])
+    grids = pd.Series([((r.height, r.width, r.depth), tuple(round(mm, 4) for mm in r.spacing))
+                       for r in cases.itertuples()]).value_counts()
+    missing = [modality for files in cases['modalities'] for modality, file in files.items() if file is None]
+    drawn = frame[frame['segmentation'].notna()]
+    ml = pd.DataFrame({'case': drawn['case'], 'subset': drawn['subset'], 'class': drawn['category'],
+                       'ml': [s['voxels'] * np.prod(mm) / 1000
+                              for s, mm in zip(drawn['segmentation'], drawn['spacing'])]})
+    whole = ml.groupby(['case', 'subset'], as_index=False)['ml'].sum().assign(**{'class': 'tumour'})
+    ml = pd.concat([whole, ml])
+    return {'schemas': sorted(set(cases['schema'])),
+            'grids': [{'voxels': list(map(int, shape)), 'mm': list(mm), 'cases': int(n)}
+                      for (shape, mm), n in grids.items()],
+            'missing': {modality: missing.count(modality) for modality in dict.fromkeys(missing)},
+            'ml': {name: {s: np.quantile(v, QUANTILES).tolist() if len(v) else []
+                          for s in (*_subsets(images), 'all')
+                          for v in [part['ml'][(part['subset'] == s) | (s == 'all')].to_numpy(float)]}
+                   for name, part in ml.groupby('class', sort=False)}}
 
 
 def _drawn_area(row, chosen: tuple[int, ...]) -> float:

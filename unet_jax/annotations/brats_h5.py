@@ -3,8 +3,11 @@
 A file holds `image` (H, W, 4), channels FLAIR, T1, T1ce, T2, each z-scored over the whole slice with its background,
 and `mask` (H, W, 3), channels NCR/NET, ED, ET, which exclude each other.
 """
+import math
 import os
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import h5py
@@ -23,7 +26,8 @@ COUNTS = ('label0_pxl_cnt', 'label1_pxl_cnt', 'label2_pxl_cnt')  # of mask chann
 NAME = re.compile(r'volume_(\d+)_slice_(\d+)\.h5')
 DEPTH = 4  # folders below the root that are searched
 SAMPLE = 24  # files whose masks are compared with the CSV
-MAX_SIDE = 4096  # a chunked dataset may claim any size without holding it
+MAX_SIDE = 1024  # pixels, of 240; a chunked dataset may claim any size without holding it
+LARGEST = 1e30  # beyond it squares are infinite, in float32 sums too
 
 
 def read_frame(root: str | Path, *, split: tuple[float, float, float] = (0.7, 0.15, 0.15), seed: int = 0
@@ -77,6 +81,8 @@ def _search(root: Path) -> tuple[dict[tuple[int, int], Path], list[Path], list[P
                     raise InputError(f'{name} lies in both {files[key].parent} and {folder}: set config.data.root to '
                                      'the folder of one copy')
                 files[key] = Path(folder) / name
+                if files[key].is_symlink():
+                    annotation_frame.locate(root, files[key].relative_to(root))
             elif name.lower().endswith('.csv') and 'metadata' in name.lower():
                 tables.append(Path(folder) / name)
             elif name == 'name_mapping.csv':
@@ -166,13 +172,18 @@ def _patients(mappings: list[Path]) -> dict[int, str]:
     return names
 
 
-def _open(path: Path) -> h5py.File:
+@contextmanager
+def _open(path: Path) -> Iterator[h5py.File]:
+    """The file, and InputError for whatever h5py raises where it is damaged: five types of error, as fuzzing found."""
     try:
-        return h5py.File(path, 'r')
+        with h5py.File(path, 'r') as f:
+            yield f
+    except InputError:
+        raise
     except FileNotFoundError as error:
         raise InputError(f'{path}: no such file; the annotations name it') from error
-    except OSError as error:
-        raise InputError(f'{path}: cannot be opened as HDF5 ({error}); copy the file again') from error
+    except (OSError, RuntimeError, KeyError, ValueError, TypeError, MemoryError) as error:
+        raise InputError(f'{path}: is damaged, or no HDF5 ({error}); copy the file again') from error
 
 
 def _dataset(f: h5py.File, path: Path, name: str, channels: int) -> h5py.Dataset:
@@ -189,21 +200,29 @@ def _dataset(f: h5py.File, path: Path, name: str, channels: int) -> h5py.Dataset
         raise InputError(f'{path}: \'{name}\' has shape {shape}; expected (height, width, {channels})')
     if dataset.dtype.kind not in 'fiub':
         raise InputError(f'{path}: \'{name}\' has type {dataset.dtype}; expected numbers')
+    _check_chunks(dataset, path)
     return dataset
 
 
-def _values(dataset: h5py.Dataset, path: Path) -> np.ndarray:
-    try:
-        return dataset[()]
-    except OSError as error:
-        raise InputError(f'{path}: \'{dataset.name}\' is damaged ({error}); copy the file again') from error
+def _check_chunks(dataset: h5py.Dataset, path: Path) -> None:
+    """Raises InputError for an index of chunks that cannot be: reading by it ends the process inside libhdf5 2.0."""
+    if dataset.chunks is None:
+        return
+    found, size = [], path.stat().st_size
+    dataset.id.chunk_iter(found.append)
+    filtered = dataset.id.get_create_plist().get_nfilters()
+    whole = None if filtered else math.prod(dataset.chunks) * dataset.dtype.itemsize
+    odd = [c for c in found if not c.byte_offset or c.byte_offset + c.size > size or c.size < 1 or c.filter_mask
+           or whole not in (None, c.size) or any(o % n for o, n in zip(c.chunk_offset, dataset.chunks))]
+    if odd or len({c.chunk_offset for c in found}) < len(found):
+        raise InputError(f'{path}: the index of \'{dataset.name}\' is damaged; copy the file again')
 
 
 def _mask(f: h5py.File, path: Path) -> np.ndarray | None:
     """(H, W, 3) uint8 of 0 and 1, at most one of them set; None where the file has no mask."""
     if 'mask' not in f and f.get('mask', getlink=True) is None:
         return None
-    mask = _values(_dataset(f, path, 'mask', len(CLASSES)), path)
+    mask = _dataset(f, path, 'mask', len(CLASSES))[()]
     if not np.isin(mask, (0, 1)).all():
         raise InputError(f'{path}: \'mask\' holds values other than 0 and 1: {np.unique(mask)[:8].tolist()}')
     overlap = int((mask.sum(-1, dtype=int) > 1).sum())
@@ -222,10 +241,10 @@ def read_slice(path: str | Path) -> tuple[np.ndarray, np.ndarray | None]:
     """
     path = Path(path)
     with _open(path) as f:
-        dataset = _dataset(f, path, 'image', 4)
-        image, mask = _values(dataset, path).astype(np.float64), _mask(f, path)
-    if not np.isfinite(image).all():
-        raise InputError(f'{path}: \'image\' holds {(~np.isfinite(image)).sum()} values that are not finite')
+        image, mask = _dataset(f, path, 'image', 4)[()].astype(np.float64), _mask(f, path)
+    strange = ~(np.abs(image) < LARGEST)  # also NaN
+    if strange.any():
+        raise InputError(f'{path}: \'image\' holds {strange.sum()} values that are not finite')
     if mask is not None and mask.shape[:2] != image.shape[:2]:
         raise InputError(f'{path}: image is {image.shape[:2]}, mask {mask.shape[:2]}')
     brain = (image != image.min((0, 1))).any(-1)  # (H, W)
@@ -258,7 +277,7 @@ def check_channels(frame: pd.DataFrame, root: str | Path, *, most: int = 20) -> 
     paths = frame.path[frame.category_id == 4].tolist()
     measured = []
     for path in paths[len(paths) // (2 * most)::max(1, len(paths) // most)][:most]:
-        image, mask = read_slice(Path(root) / path)
+        image, mask = read_slice(annotation_frame.locate(root, path))
         ncr, oedema, enhancing = np.moveaxis(mask != 0, -1, 0)
         measured.append(schemas.contrasts(image, enhancing=enhancing, oedema=oedema, tumour=ncr | oedema | enhancing))
     return schemas.warn_contrasts(measured, str(root))

@@ -9,7 +9,6 @@ import logging
 import os
 import pathlib
 import re
-import warnings
 from collections import Counter, defaultdict
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -24,9 +23,13 @@ from unet_jax.errors import InputError
 
 FILE = '_annotations.coco.json'
 SUBSETS = {'train': 'train', 'valid': 'valid', 'val': 'valid', 'validation': 'valid', 'test': 'test'}
-POLICIES = {'box_only': ('error', 'skip', 'box'), 'broken': ('error', 'skip'), 'missing': ('error', 'skip')}
+POLICIES = {'box_only': ('error', 'skip', 'box'), 'broken': ('error', 'skip'), 'missing': ('error', 'skip'),
+            'unreadable': ('error', 'skip')}
 KEYS = {'images': ('id', 'file_name', 'width', 'height'), 'annotations': ('image_id', 'category_id'),
         'categories': ('id', 'name')}
+IMAGE_FORMATS = ('BMP', 'GIF', 'JPEG', 'JPEG2000', 'PNG', 'PPM', 'TIFF', 'WEBP')  # Pillow runs programs for EPS
+MAX_PIXELS = 64 * 2 ** 20
+Image.MAX_IMAGE_PIXELS = None  # Pillow's own check only warns up to 179 megapixels; ours refuses earlier
 LAYOUTS = (f'Looked for train|valid|test/{FILE}, annotations/instances_train.json with images/train, or one JSON file '
            'with an image folder beside or below it. Set config.data.root; configs/phantom.py needs no data')
 
@@ -42,15 +45,16 @@ class Source(NamedTuple):
 
 
 def read(root: str | os.PathLike, *, box_only: str = 'error', broken: str = 'error', missing: str = 'error',
-         split: Sequence[float] = (0.7, 0.15, 0.15), seed: int = 0) -> pd.DataFrame:
+         unreadable: str = 'error', split: Sequence[float] = (0.7, 0.15, 0.15), seed: int = 0) -> pd.DataFrame:
     """All annotations below the folder `root`: the annotation frame and a column `iscrowd`.
 
     box_only: an annotation with a bounding box and no mask is an 'error', left out ('skip') or filled ('box').
     broken: one that cannot be drawn, or covers no pixel, is an 'error' or left out ('skip'); its image stays.
     missing: an image that is not on disk is an 'error' or left out with its annotations ('skip').
+    unreadable: so is one that cannot be opened or is unlike its entry; in the subset test it is an error always.
     split, seed: the shares of train, valid and test, where the data set has no subsets or nothing but train.
     """
-    policies = {'box_only': box_only, 'broken': broken, 'missing': missing}
+    policies = {'box_only': box_only, 'broken': broken, 'missing': missing, 'unreadable': unreadable}
     for name, policy in policies.items():
         if policy not in POLICIES[name]:
             raise InputError(f'{name} is {policy!r}; it can be one of {POLICIES[name]}')
@@ -124,25 +128,30 @@ def _load(source: Source) -> dict:
 def _images(source: Source, entries: list[dict], root: pathlib.Path, policies: dict, left_out: dict) -> dict:
     """Image id -> the image columns of its rows, for the images on disk, whose sizes are checked."""
     paths = _match(source, [str(entry['file_name']) for entry in entries])
+    outside = [path for path in paths if path and not path.resolve().is_relative_to(root.resolve())]
+    _refuse(source, outside, f'images that are links out of {root}; copy them there')
     absent = [entry['file_name'] for entry, path in zip(entries, paths) if path is None]
     if policies['missing'] == 'error':
         _refuse(source, absent, f'images not on disk in {source.images}')
     if absent:
         left_out['missing'] += [f'{source.name}: {name}' for name in absent]
     images, problems = {}, []
-    with warnings.catch_warnings():
-        warnings.simplefilter('error', Image.DecompressionBombWarning)  # Pillow's limit, 89 megapixels
-        for entry, path in zip(entries, paths):
-            if path is None:
-                continue
-            name, relative = str(entry['file_name']), pathlib.Path(os.path.relpath(path, root)).as_posix()
-            width, height, problem = _size(entry, path)
-            problems += [f'{name} {problem}'] if problem else []
-            images[str(entry['id'])] = {
-                'file_name': name, 'width': width, 'height': height, 'subset': source.subset,
-                'image_id': str(entry['id']), 'path': relative, 'iscrowd': None,
-                'group': splits.source_stem(name) if splits.COPY.search(name) else relative}
-    _refuse(source, problems, 'images unlike their entry')
+    for entry, path in zip(entries, paths):
+        if path is None:
+            continue
+        name, relative = str(entry['file_name']), pathlib.Path(os.path.relpath(path, root)).as_posix()
+        width, height, problem = _size(entry, path)
+        if problem:
+            problems.append(f'{name} {problem}')
+            continue
+        images[str(entry['id'])] = {
+            'file_name': name, 'width': width, 'height': height, 'subset': source.subset,
+            'image_id': str(entry['id']), 'path': relative, 'iscrowd': None,
+            'group': splits.source_stem(name) if splits.COPY.search(name) else relative}
+    if policies['unreadable'] == 'error' or source.subset == 'test':
+        _refuse(source, problems, 'images unlike their entry')
+    if problems:
+        left_out['unreadable'] += [f'{source.name}: {problem}' for problem in problems]
     return images
 
 
@@ -169,11 +178,12 @@ def _match(source: Source, names: list[str]) -> list[pathlib.Path | None]:
 def _size(entry: dict, path: pathlib.Path) -> tuple[int, int, str]:
     """(width, height, problem): the size of the file, and how it disagrees with its entry; '' where it does not."""
     try:
-        with Image.open(path) as image:  # reads the header only; EXIF orientation is not applied
+        with Image.open(path, formats=IMAGE_FORMATS) as image:  # the header only; EXIF's orientation is not applied
             width, height = image.size
+        if width * height > MAX_PIXELS:
+            return 0, 0, f'is {width} × {height} pixels; at most 64 megapixels are read, so scale it down first'
         agrees = (float(entry['width']), float(entry['height'])) == (width, height)
-    except (TypeError, OverflowError, ValueError, OSError, Image.DecompressionBombError,
-            Image.DecompressionBombWarning) as error:
+    except (TypeError, OverflowError, ValueError, OSError, SyntaxError) as error:
         return 0, 0, f'cannot be opened, or its entry has no size ({error})'
     said = f'{entry["width"]} × {entry["height"]}'
     return width, height, '' if agrees else f'is {width} × {height} pixels (width × height), its entry says {said}'

@@ -126,6 +126,14 @@ def categories(frame: pd.DataFrame) -> dict[int, str]:
     return dict(sorted(names.items()))
 
 
+def locate(root: str | os.PathLike, path: str | os.PathLike) -> pathlib.Path:
+    """The file `path` of a data set. InputError where it lies outside `root`, by '..', an absolute name or a link."""
+    found = pathlib.Path(root) / path
+    if not found.resolve().is_relative_to(pathlib.Path(root).resolve()):
+        raise InputError(f'{path}: leads out of the data root {root}, by its name or by a link; copy the file there')
+    return found
+
+
 def apply_unannotated(frame: pd.DataFrame, policy: str) -> pd.DataFrame:
     """What an image without annotation means: 'negative' keeps it, 'skip' drops it, 'error' raises InputError.
 

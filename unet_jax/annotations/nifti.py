@@ -1,5 +1,4 @@
 """BraTS releases in NIfTI, and task 1 of the Medical Segmentation Decathlon: a case is a volume of four sequences."""
-import json
 import logging
 import os
 import re
@@ -33,7 +32,7 @@ class Files(NamedTuple):
     patient: str
     folder: Path
     modalities: dict[str, Path | None]  # the same 4-D file for every modality in the Decathlon
-    label: Path
+    label: Path | None
 
 
 class Case(NamedTuple):
@@ -74,27 +73,46 @@ def read_frame(root: str | Path, *, schema: str = 'auto', split: tuple[float, fl
     rows = []
     for case in cases:
         row = _row(case, root, found, headers[case.name]) | {'subset': subset[case.name]}
-        rows += [row | {'category_id': v, 'category': name, 'segmentation': {'file': row['label'], 'label': v}}
-                 for v, name in sorted(found.names.items()) if counts[case.name][v]] or [row]
+        voxels = {v: int(n) for v, n in enumerate(counts[case.name]) if v and n}
+        rows += [row | {'category_id': v, 'category': found.names[v],
+                        'segmentation': {'file': row['label'], 'label': v, 'voxels': n}}
+                 for v, n in voxels.items()] or [row]
     return annotation_frame.build(rows)
+
+
+def find_cases(root: str | Path, schema: str, modalities: tuple[str, ...] = MODALITIES,
+               missing_modalities: bool = False) -> pd.DataFrame:
+    """The cases at or below `root`, labelled or not, a row each as `frame.images` gives them, without annotations.
+
+    Files may be named as any release names them; `schema` is written beside each case. Raises what `read_frame` does.
+    """
+    root = Path(root)
+    candidates, cases = _find(root, 'auto', modalities, missing_modalities, labelled=False)
+    rows = []
+    for case in cases:
+        row = _row(case, root, SCHEMAS[candidates[0]], _check_headers(case, 'MSD' in candidates))
+        rows.append(row | {'schema': schema, 'annotations': (), 'subset': 'test', 'label': None})
+    return pd.DataFrame(rows)
 
 
 def _row(case: Files, root: Path, schema: Schema, header: Header) -> dict:
     files = {m: None if p is None else p.relative_to(root).as_posix() for m, p in case.modalities.items()}
-    path = case.folder.relative_to(root).as_posix()
+    path, label = case.folder.relative_to(root).as_posix(), case.label and case.label.relative_to(root).as_posix()
     if schema.name == 'MSD':
         path = next(iter(files.values()))
         files = {m: {'file': f, 'index': int(schema.suffixes[m])} for m, f in files.items()}
     return {'file_name': case.name, 'width': header.shape[1], 'height': header.shape[0], 'image_id': case.name,
             'path': path, 'group': case.patient, 'case': case.name, 'category_id': None, 'segmentation': None,
-            'category': None, 'slice': None, 'modalities': files, 'label': case.label.relative_to(root).as_posix(),
+            'category': None, 'slice': None, 'modalities': files, 'label': label,
             'depth': header.shape[2], 'spacing': list(header.spacing), 'schema': schema.name}
 
 
-def _find(root: Path, wanted: str, modalities: tuple[str, ...], missing_modalities: bool
+def _find(root: Path, wanted: str, modalities: tuple[str, ...], missing_modalities: bool, *, labelled: bool = True
           ) -> tuple[tuple[str, ...], list[Files]]:
     """(the releases that the names allow, the cases). Cases of any name are taken where no release's names match."""
     files = [Path(folder) / name for folder, names in _walk(root) for name in names if NIFTI.fullmatch(name)]
+    for path in files:
+        annotation_frame.locate(root, path.relative_to(root))
     if not files:
         raise InputError(f'{root}: no .nii or .nii.gz files there or up to {DEPTH} folders below; set '
                          'config.data.root to the folder of a BraTS release, or try configs/phantom.py, which '
@@ -104,7 +122,7 @@ def _find(root: Path, wanted: str, modalities: tuple[str, ...], missing_modaliti
     if not matches:
         loose = {s.name: _match(files, s, '(.+)') for s in tried if s.separator}
         matches = {name: found for name, found in loose.items()
-                   if found and all('seg' in parts and len(parts) > 1 for parts in found.values())}
+                   if found and all(len(parts) > 1 and ('seg' in parts or not labelled) for parts in found.values())}
     if not matches:
         raise InputError(f'{root}: no case of a known release ({", ".join(s.name for s in tried)}). Files found:\n'
                          + _listing(files))
@@ -115,7 +133,7 @@ def _find(root: Path, wanted: str, modalities: tuple[str, ...], missing_modaliti
     named = SCHEMAS[next(iter(matches))]
     taken = {path for parts in first.values() for path in parts.values()}
     others = [path for path in files if path not in taken]
-    cases = [_case(name, parts, named, modalities, missing_modalities, others)
+    cases = [_case(name, parts, named, modalities, missing_modalities, others, labelled)
              for name, parts in sorted(first.items())]
     unused = set(others) - {case.label for case in cases}
     if unused:
@@ -137,7 +155,7 @@ def _match(files: list[Path], schema: Schema, case: str) -> dict[str, dict[str, 
     pattern, found = re.compile(f'(?P<case>{case}){tail}', re.IGNORECASE), defaultdict(dict)
     for path in files:
         match = pattern.fullmatch(NIFTI.fullmatch(path.name)[1])
-        if not match or not schema.separator and path.parent.name not in ('imagesTr', 'labelsTr'):
+        if not match or not schema.separator and path.parent.name not in ('imagesTr', 'imagesTs', 'labelsTr'):
             continue
         keys = [suffixes[match.groups()[-1].lower()]] if schema.separator else (
             ['seg'] if path.parent.name == 'labelsTr' else MODALITIES)
@@ -149,19 +167,20 @@ def _match(files: list[Path], schema: Schema, case: str) -> dict[str, dict[str, 
 
 
 def _case(name: str, parts: dict[str, Path], schema: Schema, modalities: tuple[str, ...], missing_modalities: bool,
-          others: list[Path]) -> Files:
+          others: list[Path], labelled: bool) -> Files:
     folder = Path(os.path.commonpath([path.parent for path in parts.values()]))
     if 'seg' not in parts:  # case 355 of 2020 calls its label W39_1998.09.19_Segm.nii
         odd = [path for path in others if path.parent == folder and 'seg' in path.name.lower()]
         parts = parts | {'seg': odd[0]} if len(odd) == 1 else parts
     absent = [m for m in modalities if m not in parts]
-    if 'seg' not in parts or absent and (not missing_modalities or len(absent) == len(modalities)):
-        lacking = [*(schema.suffixes[m] for m in absent), *(() if 'seg' in parts else ('the label (seg)',))]
+    unlabelled = labelled and 'seg' not in parts
+    if unlabelled or absent and (not missing_modalities or len(absent) == len(modalities)):
+        lacking = [*(schema.suffixes[m] for m in absent), *(('the label (seg)',) if unlabelled else ())]
         raise InputError(f'{folder}: case {name} lacks {", ".join(lacking)}; download it again, or allow missing '
                          'modalities. Its files:\n' + _listing([*parts.values(), *others], folder))
     known = (re.fullmatch(s.case, name, re.IGNORECASE) for s in SCHEMAS.values())
     patient = next((match[1] for match in known if match), name)
-    return Files(name, patient, folder, {m: parts.get(m) for m in modalities}, parts['seg'])
+    return Files(name, patient, folder, {m: parts.get(m) for m in modalities}, parts.get('seg'))
 
 
 def _listing(files: list[Path], folder: Path | None = None, most: int = 8) -> str:
@@ -170,17 +189,18 @@ def _listing(files: list[Path], folder: Path | None = None, most: int = 8) -> st
 
 
 def _check_headers(case: Files, decathlon: bool) -> Header:
-    """The label's header, after all files of the case were found to have its shape and affine."""
+    """The label's header, or without one an image's, after all files of the case were found to lie on one grid."""
     images = dict.fromkeys(filter(None, case.modalities.values()))
-    headers = {path: read_header(path) for path in (*images, case.label)}
-    label = headers[case.label]
+    headers = {path: read_header(path) for path in (*images, case.label) if path}
+    first = headers[case.label or next(iter(images))]
+    grid = first._replace(shape=first.shape if case.label or not decathlon else first.shape[:3])
     for path, header in headers.items():
-        axes = (*label.shape, len(MODALITIES)) if decathlon and path != case.label else label.shape
-        if len(label.shape) != 3 or header.shape != axes or not np.allclose(header.affine, label.affine, atol=1e-3):
+        axes = (*grid.shape, len(MODALITIES)) if decathlon and path != case.label else grid.shape
+        if len(grid.shape) != 3 or header.shape != axes or not np.allclose(header.affine, grid.affine, atol=1e-3):
             raise InputError(f'{case.folder}: the files of {case.name} do not lie on one grid; nothing is resampled '
                              'silently, so register and resample them first:\n'
                              + '\n'.join(describe(p, h) for p, h in headers.items()))
-    return label
+    return grid
 
 
 def _decide(root: Path, candidates: tuple[str, ...], counts: dict[str, np.ndarray], headers: dict[str, Header]
@@ -230,7 +250,7 @@ def read_case(root: str | Path, row) -> Case:
     for c, place in enumerate(row.modalities.values()):
         if place is None:
             continue
-        path = root / (place if isinstance(place, str) else place['file'])
+        path = annotation_frame.locate(root, place if isinstance(place, str) else place['file'])
         if header is None or isinstance(place, str):  # a 4-D file is read once
             volume, header = read_image(path)
         channel = volume if isinstance(place, str) else volume[..., place['index']]
@@ -240,38 +260,8 @@ def read_case(root: str | Path, row) -> Case:
         inside |= channel > np.median(corners)
         image[..., c] = channel
     image[~inside] = 0
-    label = read_label(root / row.label, schemas.classes(row.schema))[0] if row.label else None
+    label = read_label(annotation_frame.locate(root, row.label), schemas.classes(row.schema))[0] if row.label else None
     return Case(image, label, header.affine, header.nifti)
-
-
-def write_splits(frame: pd.DataFrame, path: str | Path) -> None:
-    """The cases of each subset as JSON {'train': [names], 'valid': …, 'test': …}, to use the same split again."""
-    cases = frame.drop_duplicates('case').sort_values('case').groupby('subset').case.agg(list)
-    partial = Path(path).with_name(f'.{Path(path).name}.{os.getpid()}')
-    partial.write_text(json.dumps({name: cases.get(name, []) for name in annotation_frame.SUBSETS}, indent=1))
-    os.replace(partial, path)
-
-
-def read_splits(frame: pd.DataFrame, path: str | Path) -> pd.DataFrame:
-    """`frame` with the subsets that `write_splits` wrote.
-
-    Raises InputError where a case of the frame is in none or several subsets, or a patient's cases are in several.
-    """
-    try:
-        subsets = json.loads(Path(path).read_text())
-        named = [(case, subset) for subset in annotation_frame.SUBSETS for case in subsets[subset]]
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise InputError(f'{path}: is no split, JSON with lists train, valid and test ({error!r})') from error
-    of = dict(named)
-    lost = sorted(set(frame.case) - set(of))
-    if lost or len(of) < len(named):
-        raise InputError(f'{path}: {len(named) - len(of)} cases are named twice, and {len(lost)} of the data are not '
-                         f'named: {lost[:5]}')
-    frame = frame.assign(subset=frame.case.map(of).astype('str'))
-    torn = frame.groupby('group').subset.nunique()
-    if (torn > 1).any():
-        raise InputError(f'{path}: patients in more than one subset: {torn.index[torn > 1].tolist()[:5]}')
-    return frame
 
 
 def check_intensities(frame: pd.DataFrame, root: str | Path, *, most: int = 5) -> dict[str, float]:

@@ -1,5 +1,6 @@
 """One NIfTI file, read with suspicion: nibabel notices neither damaged gzip streams nor sizes a file cannot hold."""
 import gzip
+import math
 import zlib
 from pathlib import Path
 from typing import NamedTuple
@@ -13,6 +14,7 @@ from unet_jax.errors import InputError
 
 DEFLATE = 1032  # the most bytes that one byte of a deflate stream can stand for (zlib's technical notes)
 SLACK = 1 << 20  # room for header extensions
+MAX_VOXELS = 1 << 26  # 7 times 240×240×155; scaled to float64 and cast, they take 1.3 GB
 OUTSIDE = -32768  # some releases hold this outside the brain
 
 
@@ -49,7 +51,7 @@ def read(path: Path) -> tuple[np.ndarray, Header]:
         if len(raw) > limit:
             raise InputError(f'{path}: holds more data than its shape {header.shape} asks for')
         voxels = np.asanyarray(type(image).from_bytes(raw).dataobj)
-    except (OSError, EOFError, zlib.error, ValueError, ImageFileError) as error:
+    except (OSError, EOFError, zlib.error, ValueError, ArithmeticError, ImageFileError) as error:
         if isinstance(error, InputError):
             raise
         raise InputError(f'{path}: is damaged ({error}); copy or download it again') from error
@@ -59,9 +61,10 @@ def read(path: Path) -> tuple[np.ndarray, Header]:
 def read_image(path: Path) -> tuple[np.ndarray, Header]:
     """(float32 intensities, header), -32768 replaced by 0. Raises InputError for values that are not finite."""
     voxels, header = read(path)
-    if voxels.dtype.kind == 'f' and not np.isfinite(voxels).all():
-        raise InputError(f'{path}: {(~np.isfinite(voxels)).sum()} voxels are not finite numbers')
-    image = voxels.astype(np.float32)
+    with np.errstate(over='ignore'):  # a forged scaling; what it makes infinite is refused below
+        image = voxels.astype(np.float32)
+    if not np.isfinite(image).all():
+        raise InputError(f'{path}: {(~np.isfinite(image)).sum()} voxels are not finite numbers')
     image[voxels == OUTSIDE] = 0
     return image, header
 
@@ -96,7 +99,7 @@ def _load(path: Path) -> nibabel.Nifti1Image:
         image = nibabel.load(path)
     except FileNotFoundError as error:
         raise InputError(f'{path}: no such file') from error
-    except (OSError, EOFError, zlib.error, ValueError, ImageFileError, HeaderDataError) as error:
+    except (OSError, EOFError, zlib.error, ValueError, ArithmeticError, ImageFileError, HeaderDataError) as error:
         with open(path, 'rb') as f:
             start = f.read(64).lstrip().lower()
         page = start.startswith((b'<!doctype', b'<html', b'<?xml'))
@@ -124,6 +127,9 @@ def _header(image: nibabel.Nifti1Image, path: Path) -> Header:
     if len(shape) not in (2, 3, 4) or min(shape) < 1 or image.get_data_dtype().kind not in 'iuf':
         raise InputError(f'{path}: shape {shape}, type {image.get_data_dtype()}; expected numbers in 3 axes, or 4 '
                          'with the modalities last')
+    if math.prod(shape) > MAX_VOXELS:
+        raise InputError(f'{path}: shape {shape} is {math.prod(shape)} voxels; at most {MAX_VOXELS} are read, so that '
+                         'a few bytes of gzip cannot fill the memory. Cut the volume to the head')
     size = path.stat().st_size
     if _claimed(image) > size * (DEFLATE if _is_gzip(path) else 1):
         raise InputError(f'{path}: {size} bytes cannot hold the {_claimed(image)} bytes that its shape {shape} takes: '

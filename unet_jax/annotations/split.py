@@ -4,10 +4,13 @@ Groups are ordered by a hash of seed and name, so the result depends on nothing 
 on the version of a random generator.
 """
 import hashlib
+import json
 import logging
 import math
+import os
 import re
 from collections.abc import Hashable, Sequence
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -51,6 +54,36 @@ def k_folds(groups: pd.Series, k: int, seed: int, strata: pd.Series | None = Non
         raise InputError(f'{k} folds of {count} groups; the number of folds must lie between 2 and that of groups')
     order = _order(groups, seed, strata, smallest=1 / k)
     return groups.map({group: i % k for i, group in enumerate(order)}).astype('int64').rename('fold')
+
+
+def write_splits(frame: pd.DataFrame, path: str | Path) -> None:
+    """The cases of each subset as JSON {'train': [names], 'valid': …, 'test': …}, to use the same split again."""
+    cases = frame.drop_duplicates('case').sort_values('case').groupby('subset').case.agg(list)
+    partial = Path(path).with_name(f'.{Path(path).name}.{os.getpid()}')
+    partial.write_text(json.dumps({name: cases.get(name, []) for name in SUBSETS}, indent=1))
+    os.replace(partial, path)
+
+
+def read_splits(frame: pd.DataFrame, path: str | Path) -> pd.DataFrame:
+    """`frame` with the subsets that `write_splits` wrote.
+
+    Raises InputError where a case of the frame is in none or several subsets, or a patient's cases are in several.
+    """
+    try:
+        subsets = json.loads(Path(path).read_text())
+        named = [(case, subset) for subset in SUBSETS for case in subsets[subset]]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise InputError(f'{path}: is no split, JSON with lists train, valid and test ({error!r})') from error
+    of = dict(named)
+    lost = sorted(set(frame.case) - set(of))
+    if lost or len(of) < len(named):
+        raise InputError(f'{path}: {len(named) - len(of)} cases are named twice, and {len(lost)} of the data are not '
+                         f'named: {lost[:5]}')
+    frame = frame.assign(subset=frame.case.map(of).astype('str'))
+    torn = frame.groupby('group').subset.nunique()
+    if (torn > 1).any():
+        raise InputError(f'{path}: patients in more than one subset: {torn.index[torn > 1].tolist()[:5]}')
+    return frame
 
 
 def source_stem(file_name: str) -> str:

@@ -1,19 +1,30 @@
-"""Predicted masks as files: PNGs of category ids, and one COCO JSON with run-length encoded masks."""
+"""Predicted masks as files: PNGs of category ids and one COCO JSON with run-length encoded masks, or NIfTI."""
 import json
 from pathlib import Path
 
+import nibabel
 import numpy as np
 import pandas as pd
 from faster_coco_eval import mask as coco_mask
 from PIL import Image
 
 from unet_jax.annotations import labels
+from unet_jax.annotations.nifti_file import read_header
+from unet_jax.errors import InputError
 from unet_jax.workdir import write_text
 
 
 def mask_path(folder: Path, path: str) -> Path:
     """Where the mask of the input `path` (relative, as in the frame) goes: the same folders, `.png` for a name."""
     return Path(folder) / Path(path).with_suffix('.png')
+
+
+def check_output(folder: Path, root: Path, paths: list[str]) -> None:
+    """Raises InputError if the mask of one of `paths` (under `root`) would be written over one of them."""
+    inputs = {(root / path).resolve() for path in paths}
+    hit = [path for path in paths if mask_path(folder, path).resolve() in inputs]
+    if hit:
+        raise InputError(f'--output={folder}: the mask of {hit[0]} would overwrite an input; name another folder')
 
 
 def write_mask(path: Path, bits: np.ndarray, classes: tuple[int, ...]) -> None:
@@ -26,6 +37,19 @@ def read_mask(path: Path, classes: tuple[int, ...]) -> np.ndarray:
     """The inverse of `write_mask` where classes do not overlap: bit sets (H, W)."""
     with Image.open(path) as image:
         return labels.from_ids(np.asarray(image), classes)
+
+
+def write_nifti(path: Path, ids: np.ndarray, *, like: Path) -> None:
+    """Label numbers (X, Y, Z) as uint8 NIfTI with the affine and header of the file `like`; no scaling is kept."""
+    _, affine, _, header = read_header(like)
+    image = nibabel.Nifti1Image(ids, affine, header)
+    image.header['cal_min'] = image.header['cal_max'] = 0  # the window that the input is best shown with
+    image.header.set_slope_inter(1, 0)
+    image.set_data_dtype(np.uint8)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(f'.part-{path.name}')
+    nibabel.save(image, part)
+    part.replace(path)
 
 
 def coco_annotations(image_id: int, bits: np.ndarray, classes: tuple[int, ...], first_id: int) -> list[dict]:

@@ -1,9 +1,10 @@
-"""The files to predict as rows of the kind that `frame.images` gives, without annotations."""
+"""What to predict as rows of the kind that `frame.images` gives, without annotations."""
 from collections import Counter
 from pathlib import Path
 
 import pandas as pd
 
+from unet_jax.annotations import nifti
 from unet_jax.errors import InputError
 from unet_jax.pipeline import decode
 
@@ -39,3 +40,12 @@ def row(root: Path, path: Path, channels: int) -> dict:
     name = path.relative_to(root).as_posix()
     return {'file_name': name, 'path': name, 'height': image.shape[0], 'width': image.shape[1], 'annotations': (),
             'case': name, 'group': name, 'slice': pd.NA, 'subset': 'test', 'image_id': name}
+
+
+def find_volumes(source: str | None, schema: str, modalities: tuple[str, ...], missing_modalities: bool
+                 ) -> tuple[Path, pd.DataFrame]:
+    """(root, one row a case of the folder `source`: itself a case, or cases up to four folders below); no labels
+    needed. `schema` is the release whose label numbers are written."""
+    if not source or not Path(source).is_dir():
+        raise InputError(f'--input={source}: no such folder; name that of a case, or one with folders of cases')
+    return Path(source), nifti.find_cases(source, schema, modalities, missing_modalities)

@@ -1,30 +1,83 @@
 """From restored parameters and samples to masks at the size of each file. Evaluation and prediction both come here,
 so that both see the same masks."""
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
+from ml_collections import ConfigDict
 
 from unet_jax.annotations import labels
-from unet_jax.experiment import Experiment
+from unet_jax.errors import InputError
+from unet_jax.experiment import Experiment, init_params
+from unet_jax.experiment import create as create_experiment
+from unet_jax.inference.postprocess import Limits
 from unet_jax.pipeline import decode, stream
 from unet_jax.pipeline.cache import Samples
-from unet_jax.training import sharding
+from unet_jax.training import checkpoint, sharding
 from unet_jax.training.step import make_predict_step
+from unet_jax.workdir import differences, load_config
+
+ALIKE = ('model.', 'loss.activation', 'data.size', 'data.channels', 'data.standardise', 'data.categories',
+         'data.regions', 'data.modalities', 'data.spacing', 'data.orientation')
+FREE = ('model.dtype', 'model.remat')  # change no parameter
 
 
-def probabilities(experiment: Experiment, params, samples: Samples) -> Iterator[tuple[int, np.ndarray]]:
-    """(position in `samples`, probabilities (H, W, R) float32 at the network's size) of every sample, in order."""
-    mesh = sharding.create_mesh()
-    everywhere, split = sharding.replicated(mesh), sharding.split(mesh)
-    batch_size = experiment.config.evaluation.batch_size
-    sharding.check_batch_size(batch_size, mesh, 'config.evaluation.batch_size')
+class Predictor(NamedTuple):
+    """A network with the parameters of one or more checkpoints, whose probabilities are averaged."""
+    experiment: Experiment
+    params: tuple[Any, ...]
+    program: Callable[[Any, dict], jax.Array]  # (params, batch) -> probabilities (B, *S, R), compiled at first
+    mesh: jax.sharding.Mesh  # the devices of this process
+    limits: Limits = Limits()  # of post-processing
+
+
+def create(experiment: Experiment, *params: Any) -> Predictor:
+    """A predictor over all devices of this process; with several, each segments its own cases."""
+    mesh = sharding.create_mesh(jax.local_devices())
+    sharding.check_batch_size(experiment.config.evaluation.batch_size, mesh, 'config.evaluation.batch_size')
     step = make_predict_step(experiment.config, experiment.module, experiment.of)
-    program = jax.jit(step, in_shardings=(everywhere, split), out_shardings=split)
-    for batch in stream.once(samples, batch_size=batch_size):
-        found = np.asarray(program(params, sharding.put(batch, mesh)))
+    everywhere, split = sharding.replicated(mesh), sharding.split(mesh)
+    return Predictor(experiment, tuple(jax.device_put(p, everywhere) for p in params),
+                     jax.jit(step, in_shardings=(everywhere, split), out_shardings=split), mesh)
+
+
+def restore(config: ConfigDict, folders: Sequence[Path], which: str) -> tuple[Predictor, int | str]:
+    """The network with the averaged parameters of the checkpoints `which`, such as 'best' or 'best,latest,400', in
+    each of `folders`; and what they are: the step, or, of several, their names.
+
+    Called by every process together. Raises InputError where a folder's network or input is another.
+    """
+    experiment = create_experiment(config)
+    everywhere, like = sharding.replicated(sharding.create_mesh()), init_params(experiment)
+    params, used = [], []
+    for folder in folders:
+        check_alike(config, folder)
+        found = (checkpoint.choose(folder / 'checkpoints', name) for name in which.split(','))
+        for step in dict.fromkeys(found):  # the best is often the latest
+            restored = checkpoint.restore_params(folder / 'checkpoints', step, like, everywhere)
+            params.append(jax.tree.map(lambda x: x.addressable_data(0), restored))
+            used.append(step if len(folders) == 1 else f'{folder}:{step}')
+    return create(experiment, *params), used[0] if len(used) == 1 else ', '.join(map(str, used))
+
+
+def check_alike(config: ConfigDict, folder: Path) -> None:
+    """Raises InputError unless the run in `folder` has the network, input and regions of `config`."""
+    changed = differences(load_config(folder), config)
+    unlike = {k: v for k, v in changed.items() if k.startswith(ALIKE) and not k.startswith(FREE)}
+    if unlike:
+        raise InputError(f'{folder} holds another network: ' + '; '.join(
+            f'{field} is {there!r} there, {here!r} here' for field, (there, here) in unlike.items()))
+
+
+def probabilities(predictor: Predictor, samples: Samples) -> Iterator[tuple[int, np.ndarray]]:
+    """(position in `samples`, probabilities (H, W, R) float32 at the network's size) of every sample, in order."""
+    for batch in stream.once(samples, batch_size=predictor.experiment.config.evaluation.batch_size):
+        placed = sharding.put(batch, predictor.mesh)
+        found = sum(np.asarray(predictor.program(params, placed)) for params in predictor.params)
         for k in np.flatnonzero(batch['valid']):
-            yield int(batch['index'][k]), found[k]
+            yield int(batch['index'][k]), found[k] / np.float32(len(predictor.params))
 
 
 def to_bits(experiment: Experiment, probability: np.ndarray, height: int, width: int) -> np.ndarray:
@@ -36,8 +89,8 @@ def to_bits(experiment: Experiment, probability: np.ndarray, height: int, width:
     return labels.paint(masks, experiment.regions, experiment.classes)
 
 
-def segment(experiment: Experiment, params, samples: Samples) -> Iterator[tuple[int, np.ndarray]]:
+def segment(predictor: Predictor, samples: Samples) -> Iterator[tuple[int, np.ndarray]]:
     """(position in `samples`, predicted bit sets at the file's own size) of every sample, in order."""
-    for index, probability in probabilities(experiment, params, samples):
+    for index, probability in probabilities(predictor, samples):
         row = samples.rows.iloc[index]
-        yield index, to_bits(experiment, probability, row.height, row.width)
+        yield index, to_bits(predictor.experiment, probability, row.height, row.width)

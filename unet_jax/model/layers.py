@@ -10,6 +10,8 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jax.nn import initializers
 
+from unet_jax.model.convolution import convolve
+
 EPSILON = 1e-5  # added to the variance, as PyTorch and nnU-Net do
 
 
@@ -89,7 +91,8 @@ class Convolution(nn.Module):
         d = x.ndim - 2
         # padding kernel // 2 on both sides, also for stride 2: output pixel i is centred on input pixel 2i
         x = nn.Conv(self.features, (self.kernel,) * d, self.stride, padding=self.kernel // 2, dtype=self.dtype,
-                    use_bias=self.norm == 'none', kernel_init=spread(self.activation), name='conv')(x)
+                    use_bias=self.norm == 'none', kernel_init=spread(self.activation), name='conv',
+                    conv_general_dilated=convolve)(x)
         if self.norm == 'none':
             return x
         return Normalise(self.groups if self.norm == 'group' else None, name='norm')(x)

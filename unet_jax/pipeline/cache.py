@@ -9,6 +9,7 @@ import json
 import logging
 import os
 import shutil
+from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
@@ -21,6 +22,7 @@ from unet_jax.errors import InputError
 from unet_jax.pipeline import decode
 from unet_jax.progress import bar
 
+SKIPPED = 'skipped.json'  # {path: reason}, where on_error = 'skip' left rows out
 VERSION = 1  # raised whenever `decode.decode` gives other arrays for the same input
 log = logging.getLogger('unet_jax')
 
@@ -30,6 +32,15 @@ class Samples(NamedTuple):
     image: np.ndarray  # (N, H, W, C) uint8 or float16, memory-mapped
     label: np.ndarray  # (N, H, W) bit sets, memory-mapped
     rows: pd.DataFrame  # of `frame.images`
+    skipped: dict[str, str] = {}  # path of each row that was left out: why
+
+    def sample(self, index: int, *, seed: int, visit: int) -> tuple[np.ndarray, np.ndarray]:
+        """(image, label) of a row: an image is the same at every visit, whatever the seed."""
+        return self.image[index], self.label[index]
+
+    def take(self, index: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """(images (n, H, W, C), labels (n, H, W)) of n rows."""
+        return self.image[index], self.label[index]
 
 
 def default_folder() -> Path:
@@ -38,33 +49,57 @@ def default_folder() -> Path:
 
 
 def key(rows: pd.DataFrame, settings: decode.Settings) -> str:
-    """A digest of all that the decoded arrays depend on.
+    """A digest of all that the decoded arrays depend on. Raises InputError naming the first file that is missing."""
+    return digest((VERSION, settings), ([row.path, row.width, row.height, row.annotations,
+                                         *stamp(Path(settings.root) / row.path)] for row in rows.itertuples()))
 
-    Of a file: its size, its modification time and its inode's change time (which no program can set back), to the
-    nanosecond. Raises InputError naming the first file that is missing.
+
+def digest(settings: object, parts: Iterable[list]) -> str:
+    """32 hex digits that name the content described by `settings` and `parts`."""
+    found = hashlib.sha256(repr(settings).encode())
+    for part in parts:
+        found.update(json.dumps(part, default=str).encode())
+    return found.hexdigest()[:32]
+
+
+def stamp(path: Path) -> tuple[int, int, int]:
+    """A file's size, its modification time and its inode's change time (which no program can set back), in ns."""
+    try:
+        stat = os.stat(path)
+    except FileNotFoundError as error:
+        raise InputError(f'{path}: no such file; the annotations name it') from error
+    return stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns
+
+
+def open_samples(rows: pd.DataFrame, settings: decode.Settings, folder: str | Path = '', *, on_error: str = 'raise'
+                 ) -> Samples:
+    """The samples of `rows` (of `frame.images`), decoded now unless they already are.
+
+    Raises what `decode` raises; with on_error = 'skip' such rows are left out, and said why in `skipped`.
     """
-    digest = hashlib.sha256(repr((VERSION, settings)).encode())
-    for row in rows.itertuples():
-        try:
-            stat = os.stat(Path(settings.root) / row.path)
-        except FileNotFoundError as error:
-            raise InputError(f'{Path(settings.root) / row.path}: no such file; the annotations name it') from error
-        digest.update(json.dumps([row.path, row.width, row.height, row.annotations, stat.st_size, stat.st_mtime_ns,
-                                  stat.st_ctime_ns], default=str).encode())
-    return digest.hexdigest()[:32]
-
-
-def open_samples(rows: pd.DataFrame, settings: decode.Settings, folder: str | Path = '') -> Samples:
-    """The samples of `rows` (of `frame.images`), decoded now unless they already are. Raises what `decode` raises."""
     folder = Path(folder or default_folder() / 'samples')
-    target = folder / key(rows, settings)
+    there = rows
+    if on_error == 'skip':
+        there = rows[[(Path(settings.root) / path).exists() for path in rows.path]].reset_index(drop=True)
+    target = folder / key(there, settings)
+    if not ready(target):
+        _write(there, settings, target, os.getpid(), on_error)
+    skipped = json.loads((target / SKIPPED).read_text()) if (target / SKIPPED).exists() else {}
+    if skipped and on_error != 'skip':
+        raise InputError(next(iter(skipped.values())))
+    kept = there[~there.path.isin(list(skipped))].reset_index(drop=True)
+    absent = {path: f'{path}: no such file' for path in rows.path if path not in set(there.path)}
+    return Samples(*(np.load(target / name, mmap_mode='r')[:len(kept)] for name in ('image.npy', 'label.npy')), kept,
+                   {**absent, **skipped})
+
+
+def ready(target: Path) -> bool:
+    """Whether the folder is there and whole; one that is not whole is moved aside."""
     if target.is_dir() and not _whole(target):
         aside = target.with_name(f'{target.name}.damaged-{os.getpid()}')
         log.warning('the cache %s is not whole: moved to %s and made again', target, aside.name)
         target.rename(aside)
-    if not target.is_dir():
-        _write(rows, settings, target, os.getpid())
-    return Samples(*(np.load(target / name, mmap_mode='r') for name in ('image.npy', 'label.npy')), rows)
+    return target.is_dir()
 
 
 def _whole(target: Path) -> bool:
@@ -75,7 +110,8 @@ def _whole(target: Path) -> bool:
         return False
 
 
-def _create(path: Path, dtype, shape: tuple[int, ...]) -> np.ndarray:
+def create_array(path: Path, dtype, shape: tuple[int, ...]) -> np.ndarray:
+    """A new memory-mapped .npy file. Raises InputError where the disk has no room for it."""
     need = int(np.prod(shape)) * np.dtype(dtype).itemsize
     free = shutil.disk_usage(path.parent).free
     if need > 0.95 * free:
@@ -84,24 +120,17 @@ def _create(path: Path, dtype, shape: tuple[int, ...]) -> np.ndarray:
     return np.lib.format.open_memmap(path, 'w+', dtype, shape)
 
 
-def _write(rows: pd.DataFrame, settings: decode.Settings, target: Path, writer: int) -> None:
+def fill(target: Path, write: Callable[[Path], None], writer: int | str) -> None:
+    """The folder `target`, by `write(folder)` under a temporary name and, once complete, renamed.
+
+    `writer` is a name that no other writer has at the same time: the number of the process and, in threads, more.
+    """
     temporary = target.with_name(f'.{target.name}.{writer}')
     shutil.rmtree(temporary, ignore_errors=True)  # of a killed process that had the same number
     temporary.mkdir(parents=True)
     try:
-        float16 = bool(len(rows)) and decode.is_hdf5(rows.path.iloc[0])
-        image = _create(temporary / 'image.npy', np.float16 if float16 else np.uint8,
-                        (len(rows), *settings.size, settings.channels))
-        label = _create(temporary / 'label.npy', labels.bits_dtype(len(settings.classes)), (len(rows), *settings.size))
-
-        def store(k, row):  # in threads: Pillow decodes and scales without the interpreter's lock
-            image[k], label[k] = decode.decode(row, settings)
-
-        with ThreadPoolExecutor() as pool:
-            stored = pool.map(store, range(len(rows)), rows.itertuples())
-            list(bar(stored, total=len(rows), desc='decoding', unit='image'))
-        sizes = {name: (temporary / name).stat().st_size for name in ('image.npy', 'label.npy')}
-        image.flush(), label.flush()
+        write(temporary)
+        sizes = {path.name: path.stat().st_size for path in sorted(temporary.iterdir())}
         (temporary / 'sizes.json').write_text(json.dumps(sizes))
         try:
             temporary.rename(target)
@@ -110,3 +139,32 @@ def _write(rows: pd.DataFrame, settings: decode.Settings, target: Path, writer: 
                 raise
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _write(rows: pd.DataFrame, settings: decode.Settings, target: Path, writer: int, on_error: str = 'raise') -> None:
+    def write(folder: Path) -> None:
+        float16 = bool(len(rows)) and decode.is_hdf5(rows.path.iloc[0])
+        image = create_array(folder / 'image.npy', np.float16 if float16 else np.uint8,
+                             (len(rows), *settings.size, settings.channels))
+        label = create_array(folder / 'label.npy', labels.bits_dtype(len(settings.classes)),
+                             (len(rows), *settings.size))
+
+        def store(k, row):  # in threads: Pillow decodes and scales without the interpreter's lock
+            try:
+                image[k], label[k] = decode.decode(row, settings)
+            except InputError as error:
+                if on_error != 'skip':
+                    raise
+                return str(error)
+
+        with ThreadPoolExecutor() as pool:
+            stored = pool.map(store, range(len(rows)), rows.itertuples())
+            reasons = list(bar(stored, total=len(rows), desc='decoding', unit='image'))
+        skipped = {path: reason for path, reason in zip(rows.path, reasons) if reason}
+        if skipped:  # the others move up
+            for new, old in enumerate(k for k, reason in enumerate(reasons) if not reason):
+                image[new], label[new] = image[old], label[old]
+            (folder / SKIPPED).write_text(json.dumps(skipped))
+        image.flush(), label.flush()
+
+    fill(target, write, writer)

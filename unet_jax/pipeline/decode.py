@@ -7,11 +7,10 @@ import numpy as np
 from PIL import Image
 
 from unet_jax.annotations import brats_h5, labels
+from unet_jax.annotations import frame as frames
+from unet_jax.annotations.coco import IMAGE_FORMATS, MAX_PIXELS
 from unet_jax.annotations.segmentation import rasterise
 from unet_jax.errors import InputError
-
-Image.MAX_IMAGE_PIXELS = None  # its check only warns up to 179 megapixels; `read_image` refuses earlier
-MAX_PIXELS = 64 * 2 ** 20
 
 
 class Settings(NamedTuple):
@@ -51,7 +50,7 @@ def read_image(path: Path, channels: int) -> np.ndarray:
     if channels not in (1, 3):
         raise InputError(f'config.data.channels is {channels}; image files give 1 (grey) or 3 (RGB)')
     try:
-        with warnings.catch_warnings(), Image.open(path) as image:
+        with warnings.catch_warnings(), Image.open(path, formats=IMAGE_FORMATS) as image:
             warnings.simplefilter('ignore')
             if image.width * image.height > MAX_PIXELS:
                 raise InputError(f'{path}: {image.width}×{image.height} is over 64 megapixels; scale it down first')
@@ -128,7 +127,7 @@ def decode(row, settings: Settings) -> tuple[np.ndarray, np.ndarray]:
     A pixel of the label belongs to a class where at least half of what it covers does. Raises InputError where the
     file cannot be read or its size is not the one annotated.
     """
-    path = Path(settings.root) / row.path
+    path = frames.locate(settings.root, row.path)
     image, stored = read(path, settings.channels)
     check_size(path, image, row)
     masks = label_masks(row, settings, stored)
@@ -143,7 +142,7 @@ def decode_label(row, settings: Settings) -> np.ndarray:
     """The label (H, W) as a bit set at the file's own size: what evaluation compares with."""
     stored = None
     if is_hdf5(row.path) and row.annotations:
-        _, stored = read(Path(settings.root) / row.path, settings.channels)
+        _, stored = read(frames.locate(settings.root, row.path), settings.channels)
     return labels.pack(label_masks(row, settings, stored), labels.bits_dtype(len(settings.classes)))
 
 

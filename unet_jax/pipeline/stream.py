@@ -3,15 +3,30 @@
 So nothing about the stream is ever saved: a resumed run asks for the batch of its next step, and any number of
 processes and threads gives the same global batches (each process its own share of every one).
 """
+import queue
+import threading
 from collections.abc import Iterator
+from itertools import count
 
 import grain
 import numpy as np
 import pandas as pd
 
+from unet_jax.errors import InputError
 from unet_jax.pipeline.cache import Samples
 
 Batch = dict[str, np.ndarray]
+
+
+def order(samples: int, *, seed: int) -> grain.MapDataset:
+    """Which of so many samples each visit sees: element `visit` of an endless stream, every epoch shuffled anew."""
+    return grain.MapDataset.source(range(samples)).seed(seed).shuffle().repeat()
+
+
+def members(samples: int, *, seed: int, step: int, batch_size: int) -> list[tuple[int, int]]:
+    """(visit, index) of every sample in the whole batch of a step, whatever the number of processes."""
+    visits = range(step * batch_size, (step + 1) * batch_size)
+    return list(zip(visits, map(int, map(order(samples, seed=seed).__getitem__, visits))))
 
 
 def dataset(samples: Samples, *, seed: int, batch_size: int, process: int = 0, processes: int = 1) -> grain.MapDataset:
@@ -25,11 +40,11 @@ def dataset(samples: Samples, *, seed: int, batch_size: int, process: int = 0, p
         raise ValueError(f'batch size {batch_size} does not divide over {processes} processes')
 
     def sample(visit: int, index: int) -> Batch:
-        return {'image': samples.image[index], 'label': samples.label[index], 'index': np.int32(index),
-                'visit': np.uint32(visit), 'valid': np.float32(1)}
+        image, label = samples.sample(index, seed=seed, visit=visit)
+        return {'image': image, 'label': label, 'index': np.int32(index), 'visit': np.uint32(visit),
+                'valid': np.float32(1)}
 
-    order = grain.MapDataset.source(range(len(samples.rows))).seed(seed).shuffle().repeat()
-    share = order.map_with_index(sample)[process::processes]
+    share = order(len(samples.rows), seed=seed).map_with_index(sample)[process::processes]
     return share.batch(batch_size // processes, drop_remainder=True)
 
 
@@ -38,19 +53,63 @@ def batch(samples: Samples, *, seed: int, step: int, batch_size: int) -> Batch:
     return dataset(samples, seed=seed, batch_size=batch_size)[step]
 
 
-def iterate(data: grain.MapDataset, *, start: int) -> Iterator[Batch]:
-    """The batches of steps start, start + 1, …, read ahead by two threads."""
-    options = grain.ReadOptions(num_threads=2, prefetch_buffer_size=8)  # grain's default holds 500 batches
-    return iter(data[start:].to_iter_dataset(options))
+def iterate(data: grain.MapDataset, *, start: int, threads: int = 2, ahead: int = 4, timeout: float = 600.0
+            ) -> Iterator[Batch]:
+    """The batches of steps start, start + 1, …; each thread reads up to `ahead` of them before they are asked for.
+
+    Threads rather than processes: nothing outlives a killed trainer. What a thread raises comes out here, in turn.
+    Raises InputError when a batch is not there `timeout` seconds after it was asked for. Not grain's own reader,
+    whose threads keep a program from ending while they hang.
+    """
+    stopped = threading.Event()
+    shelves = [queue.Queue(ahead) for _ in range(threads)]
+
+    def read(thread: int) -> None:
+        for step in count(start + thread, threads):
+            try:
+                found = data[step]
+            except Exception as error:  # any: it is raised where the batch is used
+                found = error
+            while not stopped.is_set():
+                try:
+                    shelves[thread].put(found, timeout=0.2)
+                    break
+                except queue.Full:
+                    continue
+            if stopped.is_set():
+                return
+
+    for thread in range(threads):
+        threading.Thread(target=read, args=(thread,), name=f'input-{thread}', daemon=True).start()
+    try:
+        for step in count(start):
+            try:
+                found = shelves[(step - start) % threads].get(timeout=timeout)
+            except queue.Empty:
+                raise InputError(f'the batch of step {step + 1} is not there after {timeout:g} s '
+                                 '(config.train.input_timeout): a file system or disk under config.data.cache or '
+                                 'config.data.root hangs') from None
+            if isinstance(found, Exception):
+                raise found
+            yield found
+    finally:
+        stopped.set()
 
 
-def once(samples: Samples, *, batch_size: int) -> Iterator[Batch]:
-    """Every sample once, in order; the last batch is filled up with zeros whose `valid` is 0."""
-    for start in range(0, len(samples.rows), batch_size):
-        index = np.arange(start, min(start + batch_size, len(samples.rows)), dtype=np.int32)
-        arrays = {'image': samples.image[index], 'label': samples.label[index], 'index': index,
-                  'visit': index.astype(np.uint32), 'valid': np.ones(len(index), np.float32)}
-        missing = batch_size - len(index)
+def once(samples: Samples, *, batch_size: int, process: int = 0, processes: int = 1) -> Iterator[Batch]:
+    """Every sample once, in order; the last batch is filled up with zeros whose `valid` is 0.
+
+    Of several processes each gets its own consecutive piece of every batch, and reads no other sample.
+    """
+    if batch_size % processes:
+        raise ValueError(f'batch size {batch_size} does not divide over {processes} processes')
+    share, total = batch_size // processes, len(samples.rows)
+    for start in range(process * share, process * share + -(-total // batch_size) * batch_size, batch_size):
+        index = np.arange(start, max(start, min(start + share, total)), dtype=np.int32)
+        image, label = samples.take(index)
+        arrays = {'image': image, 'label': label, 'index': index, 'visit': index.astype(np.uint32),
+                  'valid': np.ones(len(index), np.float32)}
+        missing = share - len(index)
         yield {k: np.pad(v, [(0, missing)] + [(0, 0)] * (v.ndim - 1)) for k, v in arrays.items()}
 
 

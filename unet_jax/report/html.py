@@ -179,7 +179,8 @@ def _overlays(examples: Sequence[Example], pictures: Path) -> str:
 
 
 def _audit(workdir: Path) -> str:
-    notes = ''.join(f'<li>{escape(note)}</li>' for note in _findings(_json(workdir / 'audit.json') or {}))
+    findings = _findings(_json(workdir / 'audit.json') or {}) + _skipped(_json(workdir / 'skipped.json') or {})
+    notes = ''.join(f'<li>{escape(note)}</li>' for note in findings)
     text = workdir / 'audit.txt'
     table = f'<pre>{escape(text.read_text(encoding="utf-8").rstrip())}</pre>' if text.exists() else ''
     return (f'<ul class="notes">{notes}</ul>' if notes else '') + table
@@ -193,6 +194,11 @@ def _findings(audit: dict) -> list[str]:
     if leaking := audit.get('leaking_groups', {}).get('count'):
         found.append(f'{leaking} groups (patients or source images) lie in several subsets')
     return found + [str(note) for note in audit.get('notes', ())]
+
+
+def _skipped(skipped: dict) -> list[str]:
+    more = f' All {len(skipped)} are in skipped.json' if len(skipped) > 10 else ''
+    return [f'Left out of training: {path} ({why})' for path, why in list(skipped.items())[:10]] + [more] * bool(more)
 
 
 def _config(path: Path) -> str:

@@ -1,7 +1,7 @@
 """Checkpoints: written by orbax, sealed with checksums, restored onto any number of devices.
 
     W/checkpoints/1500/            params/ ema_params/ opt_state/ and orbax's metadata
-    W/checkpoints/1500/seal.json   sha256 of every file above, the validation score, the open log window
+    W/checkpoints/1500/seal.json   sha256 of every file above and of itself, the validation score, the run's notes
 
 orbax writes a step under a temporary name and renames it; the seal comes last, so a step without one was cut off.
 orbax itself never notices a flipped bit, hence the checksums: 0.03 s for 30 MB.
@@ -15,12 +15,16 @@ from pathlib import Path
 from typing import Any
 
 import jax
+from jax.sharding import Sharding
 from orbax.checkpoint import v1 as ocp
 
 from unet_jax.errors import InputError
+from unet_jax.training import sharding
 from unet_jax.training.state import State
+from unet_jax.workdir import write_text
 
 SEAL = 'seal.json'
+PARTS = ('params', 'ema_params', 'opt_state')
 log = logging.getLogger('unet_jax')
 
 
@@ -30,33 +34,66 @@ def steps(folder: Path) -> list[int]:
 
 
 def read_seal(folder: Path, step: int) -> dict:
-    """{'files': {name: sha256}, 'score': float or None, 'window': the metrics since the last log line}."""
-    return json.loads((Path(folder) / str(step) / SEAL).read_text())
+    """{'files': {name: sha256}, 'score': float or None, 'notes': what `save` was given}. ValueError if damaged."""
+    seal = json.loads((Path(folder) / str(step) / SEAL).read_text(encoding='utf-8'))
+    if seal.pop('sha256', None) != _digest(seal):
+        raise ValueError(f'{SEAL} was changed since it was written')
+    return seal
 
 
-def save(folder: Path, state: State, *, score: float | None, window: list[dict], keep: int) -> None:
+def write_seal(folder: Path, step: int, *, files: dict[str, str], score: float | None, notes: dict) -> None:
+    """Seals `folder/step`, or gives it a new seal, at once or not at all."""
+    seal = {'files': files, 'score': score, 'notes': notes}
+    write_text(Path(folder) / str(step) / SEAL, json.dumps({**seal, 'sha256': _digest(seal)}))
+
+
+def _digest(seal: dict) -> str:
+    return hashlib.sha256(json.dumps(seal, sort_keys=True).encode()).hexdigest()
+
+
+def save(folder: Path, state: State, *, score: float | None, notes: dict, keep: int) -> None:
     """Writes and seals the state as `folder/step`, then deletes all but the `keep` newest and the best by `score`.
 
-    Called by every process together; process 0 seals and deletes. A step that is there unsealed or damaged is moved
-    aside, not deleted.
+    `notes` is JSON that comes back with the seal. Called by every process together; process 0 seals and deletes. A
+    step that is there unsealed or damaged is moved aside, not deleted. Raises InputError where the disk is full or
+    cannot be written, which leaves the older steps as they are.
     """
     folder, step = Path(folder).absolute(), int(state.step)
     target = folder / str(step)
-    if jax.process_index() == 0 and target.exists():
-        target.rename(folder / f'{step}.replaced-{os.getpid()}-{len(list(folder.iterdir()))}')
-    parts = {'params': state.params, 'ema_params': state.ema_params, 'opt_state': state.opt_state}
-    ocp.save_checkpointables(target, parts)
+    try:
+        if jax.process_index() == 0:
+            folder.mkdir(parents=True, exist_ok=True)
+            if target.exists():
+                target.rename(folder / f'{step}.replaced-{os.getpid()}-{len(list(folder.iterdir()))}')
+        sharding.wait_for_all(f'checkpoint {step}')  # nobody writes into the one that is moved
+        ocp.save_checkpointables(target, {name: getattr(state, name) for name in PARTS})
+        if jax.process_index() == 0:
+            write_seal(folder, step, files=checksums(target), score=score, notes=notes)
+            _delete_old(folder, keep)
+    except (OSError, ValueError) as error:  # tensorstore says ValueError where the disk is full
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        free = shutil.disk_usage(folder).free / 1e6
+        raise InputError(f'{target}: the checkpoint could not be written ({reason}); {free:.1f} MB are free there. '
+                         f'The older ones are as they were: {steps(folder)}. Make room, then run the same command '
+                         'again: it goes on from the newest') from error
+
+
+def amend(folder: Path, step: int, *, score: float, notes: dict, keep: int) -> None:
+    """Gives a step that was saved before it was validated its score."""
     if jax.process_index() == 0:
-        seal = {'files': checksums(target), 'score': score, 'window': window}
-        temporary = folder / f'.{step}.{SEAL}'
-        temporary.write_text(json.dumps(seal))
-        temporary.rename(target / SEAL)
-        _delete_old(folder, keep)
+        write_seal(folder, step, files=read_seal(folder, step)['files'], score=score, notes=notes)
+        _delete_old(Path(folder), keep)
+
+
+def clean(folder: Path) -> None:
+    """Removes what a killed run left half written or half deleted; such folders never were checkpoints."""
+    for rest in (*Path(folder).glob('*.orbax-checkpoint-tmp*'), *Path(folder).glob('.*.deleted')):
+        shutil.rmtree(rest, ignore_errors=True)
 
 
 def checksums(target: Path) -> dict[str, str]:
     """{relative name: sha256} of every file under `target` but the seal."""
-    files = sorted(p for p in target.rglob('*') if p.is_file() and p.name != SEAL)
+    files = sorted(p for p in target.rglob('*') if p.is_file() and SEAL not in p.name)
     return {p.relative_to(target).as_posix(): hashlib.sha256(p.read_bytes()).hexdigest() for p in files}
 
 
@@ -66,26 +103,37 @@ def damage(folder: Path, step: int) -> str | None:
         sealed = read_seal(folder, step)['files']
         found = checksums(Path(folder) / str(step))
     except (OSError, ValueError, KeyError) as error:
-        return f'cut off, or a file cannot be read ({error})'
+        return f'cut off, or a file cannot be read: {error}'
     missing, changed = sorted(sealed.keys() - found), sorted(k for k in sealed if found.get(k, sealed[k]) != sealed[k])
     return f'missing {missing[:3]}' if missing else f'changed since it was written: {changed[:3]}' if changed else None
 
 
 def best(folder: Path) -> int | None:
     """The step with the highest score, the earliest of equals; None if no step has one."""
-    scores = {step: read_seal(folder, step)['score'] for step in steps(folder)}
+    scores = {}
+    for step in steps(folder):
+        try:
+            scores[step] = read_seal(folder, step)['score']
+        except (OSError, ValueError, KeyError) as error:
+            log.warning('checkpoint %s: %s; it is passed over', Path(folder) / str(step), error)
     scored = [step for step, score in scores.items() if score is not None]
     return max(scored, key=lambda step: (scores[step], -step), default=None)
 
 
 def newest_intact(folder: Path) -> int | None:
-    """The newest step without damage; says which newer ones were passed over, and why. None if there is none."""
+    """The newest step without damage; says which newer ones were passed over, and why. None if none was completed.
+
+    Raises InputError where steps were completed and all are damaged: to start anew would write over the run.
+    """
     for step in sorted((int(p.name) for p in Path(folder).glob('*') if p.name.isdigit()), reverse=True):
         reason = damage(folder, step)
         if reason is None:
             return step
         log.warning('checkpoint %s is damaged (%s): falling back to an older one; nothing is deleted',
                     Path(folder) / str(step), reason)
+    if steps(folder):
+        raise InputError(f'{folder}: every checkpoint is damaged: {", ".join(map(str, steps(folder)))}; restore the '
+                         'folder from a copy, or name another --workdir to start anew')
     return None
 
 
@@ -117,23 +165,29 @@ def _delete_old(folder: Path, keep: int) -> None:
     kept = {*steps(folder)[-max(keep, 1):], best(folder)}
     for step in steps(folder):
         if step not in kept:
-            shutil.rmtree(folder / str(step))
+            doomed = folder / f'.{step}.deleted'  # renamed first: killed in between, it is no half checkpoint
+            (folder / str(step)).rename(doomed)
+            shutil.rmtree(doomed)
 
 
-def _abstract(tree: Any, sharding) -> Any:
-    return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), tree)
+def restore(folder: Path, step: int, like: State, where: State | Sharding) -> State:
+    """The whole state of a step. `like` gives shapes and types (arrays or abstract); `where` is one sharding for
+    all, or a tree of them."""
+    placed = _placed(like, where)
+    parts = _load(folder, step, {name: getattr(placed, name) for name in PARTS})
+    return State(jax.device_put(jax.numpy.asarray(step, 'int32'), placed.step.sharding), **parts)
 
 
-def restore(folder: Path, step: int, like: State, sharding) -> State:
-    """The whole state of a step, placed by `sharding`; `like` gives shapes and types (arrays or abstract)."""
-    abstract = {name: _abstract(getattr(like, name), sharding) for name in ('params', 'ema_params', 'opt_state')}
-    parts = _load(folder, step, abstract)
-    return State(jax.device_put(jax.numpy.asarray(step, 'int32'), sharding), **parts)
-
-
-def restore_params(folder: Path, step: int, like: Any, sharding) -> Any:
+def restore_params(folder: Path, step: int, like: Any, where: Any) -> Any:
     """The averaged parameters of a step, all that prediction needs."""
-    return _load(folder, step, {'ema_params': _abstract(like, sharding)})['ema_params']
+    return _load(folder, step, {'ema_params': _placed(like, where)})['ema_params']
+
+
+def _placed(tree: Any, where: Any) -> Any:
+    """`tree` as abstract arrays with their shardings."""
+    if isinstance(where, Sharding):
+        return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=where), tree)
+    return jax.tree.map(lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), tree, where)
 
 
 def _load(folder: Path, step: int, abstract: dict[str, Any]) -> dict[str, Any]:

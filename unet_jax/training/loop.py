@@ -7,10 +7,13 @@ from pathlib import Path
 from typing import NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
-import optax
+from jax.experimental import multihost_utils
+from tqdm import tqdm
 
 from unet_jax.annotations import labels
+from unet_jax.errors import InputError
 from unet_jax.experiment import Experiment, init_params
 from unet_jax.pipeline import stream
 from unet_jax.pipeline.cache import Samples
@@ -25,10 +28,12 @@ log = logging.getLogger('unet_jax')
 
 class Programs(NamedTuple):
     """The compiled functions of a run, and the mesh that their arrays live on."""
+    create: Callable  # () -> the state before the first step
     train: Callable  # (state, batch) -> (state, metrics)
-    predict: Callable  # (params, batch) -> probabilities
+    overlap: Callable  # (params, batch) -> (counts (B, R, 2), index (B,), valid (B,)) of the whole batch, everywhere
     mesh: jax.sharding.Mesh
-    optimizer: optax.GradientTransformation
+    abstract: states.State  # shapes and types
+    shardings: states.State
 
 
 @contextmanager
@@ -50,94 +55,182 @@ def asked_to_stop() -> Iterator[list[str]]:
 
 
 def create_programs(experiment: Experiment, *, devices: list | None = None) -> Programs:
-    """The train and predict steps of `experiment` for `devices` (all by default), compiled when first called."""
-    config, mesh = experiment.config, sharding.create_mesh(devices)
+    """The compiled functions of `experiment` for `devices` (all by default), compiled when first called."""
+    config = experiment.config
+    mesh = sharding.create_mesh(devices, fsdp=config.train.fsdp)
     sharding.check_batch_size(config.train.batch_size, mesh, 'config.train.batch_size')
     sharding.check_batch_size(config.evaluation.batch_size, mesh, 'config.evaluation.batch_size')
     transform = optimizer.create(config.optimizer, config.train.steps)
     schedule = optimizer.learning_rate(config.optimizer, config.train.steps)
-    train = steps.make_train_step(config, experiment.module, transform, experiment.of, schedule)
+    step = steps.make_train_step(config, experiment.module, transform, experiment.of, schedule)
     predict = steps.make_predict_step(config, experiment.module, experiment.of)
+
+    def create() -> states.State:
+        return states.create(init_params(experiment), transform)
+
+    def overlap(params, batch):
+        found = predict(params, batch) > config.evaluation.threshold
+        true = labels.region_masks(batch['label'], experiment.of)
+        axes = tuple(range(1, true.ndim - 1))
+        counts = jnp.stack([(found & true).sum(axes), found.sum(axes) + true.sum(axes)], -1)
+        return counts, batch['index'], batch['valid']
+
+    abstract = jax.eval_shape(create)
+    placed = sharding.of_state(abstract, mesh)
     everywhere, split = sharding.replicated(mesh), sharding.split(mesh)
-    return Programs(jax.jit(train, donate_argnums=0, in_shardings=(everywhere, split), out_shardings=everywhere),
-                    jax.jit(predict, in_shardings=(everywhere, split), out_shardings=split), mesh, transform)
+    return Programs(lambda: jax.device_put(create(), placed),
+                    jax.jit(step, donate_argnums=0, in_shardings=(placed, split), out_shardings=(placed, everywhere)),
+                    jax.jit(overlap, in_shardings=(placed.ema_params, split), out_shardings=everywhere),
+                    mesh, abstract, placed)
+
+
+class Run(NamedTuple):
+    """A run that is under way."""
+    experiment: Experiment
+    programs: Programs
+    samples: dict[str, Samples]
+    checkpoints: Path
+    journal: Journal
+    progress: tqdm
+    stop: Callable[[], bool]  # whether to; asked by every process equally often
 
 
 def train(experiment: Experiment, samples: dict[str, Samples], folder: Path, *, devices: list | None = None) -> bool:
     """Trains to `config.train.steps`, from the newest intact checkpoint if there is one. False if interrupted.
 
-    Writes checkpoints/, metrics.jsonl, timing.jsonl and TensorBoard events into `folder`. Raises InputError when
-    loss or gradient were not finite too often in a row.
+    Called by every process together. Writes checkpoints/, metrics.jsonl, timing.jsonl, nonfinite/ and TensorBoard
+    events into `folder`. Raises InputError when loss or gradient were not finite too often in a row, when input
+    cannot be read and when the disk is full; whatever was reached is saved first, where it can be.
     """
     config, programs = experiment.config.train, create_programs(experiment, devices=devices)
-    state, window = restore_or_create(experiment, programs, folder / 'checkpoints')
+    state, notes = restore_or_create(programs, folder / 'checkpoints')
     start = int(state.step)
-    data = stream.dataset(samples['train'], seed=experiment.config.seed, batch_size=config.batch_size,
-                          process=jax.process_index(), processes=jax.process_count())
-    batches = stream.iterate(data, start=start)
-    journal = Journal(folder, start=start, window=window, skip_nonfinite=config.skip_nonfinite)
-    with (asked_to_stop() as signals, closing(journal),
+    batches = input_batches(experiment, samples['train'], start)
+    journal = Journal(folder, start=start, notes=notes, skip_nonfinite=config.skip_nonfinite,
+                      samples_of=lambda step: name_samples(experiment, samples['train'], step))
+    agreed = sharding.agreement(programs.mesh)
+    with (asked_to_stop() as signals, closing(journal), closing(batches),
           bar(total=config.steps, initial=start, desc='training', unit='step') as progress):
-        for step in range(start + 1, config.steps + 1):
+        run = Run(experiment, programs, samples, folder / 'checkpoints', journal, progress,
+                  lambda: agreed(bool(signals)))
+        finished = make_up_validation(run, state, notes) and take_steps(run, state, start, batches)
+    if not finished:
+        log.warning('%s: stopped', signals[0] if signals else 'another process was asked to stop')
+    return finished
+
+
+def take_steps(run: Run, state: states.State, start: int, batches: Iterator[stream.Batch]) -> bool:
+    """From step `start` to the last. False if asked to stop before, in which case all is saved."""
+    config, journal = run.experiment.config.train, run.journal
+    for step in range(start + 1, config.steps + 1):
+        try:
             with journal.waiting():
                 batch = next(batches)
-            state, metrics = programs.train(state, sharding.put(batch, programs.mesh))
-            journal.record(step, metrics, config.batch_size)
-            progress.update()
-            last = step == config.steps
-            if last or step % config.log_every == 0:
-                progress.set_postfix_str(journal.write_window(step))
-            stop = bool(signals)  # looked at once: it may come at any moment
-            validating = last or step % config.evaluate_every == 0
-            if validating or stop or step % config.checkpoint_every == 0:
+        except InputError:  # of one process, so the others cannot join in saving
+            if jax.process_count() == 1 and step - 1 > start and step - 1 not in checkpoint.steps(run.checkpoints):
                 journal.read_pending()
-                score = validate_and_note(experiment, programs, state, samples['valid'], journal, progress) \
-                    if validating else None
-                checkpoint.save(folder / 'checkpoints', state, score=score, window=journal.window, keep=config.keep)
-                if validating:
-                    journal.restart_clock()
-            if stop and not last:
-                log.warning('%s: saved at step %d', signals[0], step)
+                save(run, state, score=None, due=False)
+            raise
+        state, metrics = run.programs.train(state, sharding.put(batch, run.programs.mesh))
+        journal.record(step, metrics, config.batch_size)
+        run.progress.update()
+        last = step == config.steps
+        if last or step % config.log_every == 0:
+            run.progress.set_postfix_str(journal.write_window(step), refresh=False)
+        stopped = run.stop()
+        due = last or step % config.evaluate_every == 0
+        if due or stopped or journal.problem or step % config.checkpoint_every == 0:
+            journal.read_pending()
+            score = validate_and_note(run, state) if due and not (stopped or journal.problem) else None
+            due = due and score is None
+            save(run, state, score=score, due=due)
+            if journal.problem:
+                raise InputError(f'{journal.problem}. Step {step} is saved, without the skipped updates')
+            if stopped or due:
                 return False
     return True
 
 
-def restore_or_create(experiment: Experiment, programs: Programs, folder: Path) -> tuple[states.State, list[dict]]:
-    """The state to go on from, and the metrics since its last log line."""
-    state = states.create(init_params(experiment), programs.optimizer)
-    everywhere = sharding.replicated(programs.mesh)
-    newest = checkpoint.newest_intact(folder)
-    if newest is None:
-        return jax.device_put(state, everywhere), []
+def save(run: Run, state: states.State, *, score: float | None, due: bool) -> None:
+    """A checkpoint; `due` says that the validation of this step is still to be done."""
+    checkpoint.save(run.checkpoints, state, score=score, keep=run.experiment.config.train.keep,
+                    notes={**run.journal.notes, 'validation_due': due})
+    run.journal.restart_clock()
+
+
+def make_up_validation(run: Run, state: states.State, notes: dict) -> bool:
+    """The validation that the run was stopped in, if any. False if it was stopped in it again."""
+    if not notes.get('validation_due'):
+        return True
+    score = validate_and_note(run, state)
+    if score is not None:
+        checkpoint.amend(run.checkpoints, int(state.step), score=score, notes={**notes, 'validation_due': False},
+                         keep=run.experiment.config.train.keep)
+    return score is not None
+
+
+def input_batches(experiment: Experiment, samples: Samples, start: int) -> Iterator[stream.Batch]:
+    """This process's share of the batches after step `start`."""
+    config = experiment.config
+    data = stream.dataset(samples, seed=config.seed, batch_size=config.train.batch_size,
+                          process=jax.process_index(), processes=jax.process_count())
+    return stream.iterate(data, start=start, timeout=config.train.input_timeout)
+
+
+def name_samples(experiment: Experiment, samples: Samples, step: int) -> list[dict]:
+    """[{'visit', 'index', 'path', 'case'}] of the batch that step number `step`, the first being 1, was made from."""
+    config = experiment.config
+    found = stream.members(len(samples.rows), seed=config.seed, step=step - 1, batch_size=config.train.batch_size)
+    return [{'visit': visit, 'index': index, 'path': str(samples.rows.path.iloc[index]),
+             'case': str(samples.rows.case.iloc[index])} for visit, index in found]
+
+
+def restore_or_create(programs: Programs, folder: Path) -> tuple[states.State, dict]:
+    """The state to go on from, and the notes that were saved with it. Process 0 chooses."""
+    newest = None
+    if not jax.process_index():
+        checkpoint.clean(folder)
+        newest = checkpoint.newest_intact(folder)
+    sharding.wait_for_all('checkpoints')
+    newest = int(multihost_utils.broadcast_one_to_all(np.int32(-1 if newest is None else newest)))
+    if newest < 0:
+        return programs.create(), {}
     log.info('going on from step %d of %s', newest, folder)
-    return checkpoint.restore(folder, newest, state, everywhere), checkpoint.read_seal(folder, newest)['window']
+    return (checkpoint.restore(folder, newest, programs.abstract, programs.shardings),
+            checkpoint.read_seal(folder, newest)['notes'])
 
 
-def validate_and_note(experiment: Experiment, programs: Programs, state: states.State, samples: Samples,
-                      journal: Journal, progress) -> float:
-    """Validates, writes the line, and returns the mean Dice over regions, by which the best checkpoint is chosen."""
-    results = validate(experiment, programs, state.ema_params, samples)
+def validate_and_note(run: Run, state: states.State) -> float | None:
+    """Validates, writes the line, and returns the mean Dice over regions, by which the best checkpoint is chosen.
+
+    None, and no line, if asked to stop before the end.
+    """
+    results = validate(run.experiment, run.programs, state.ema_params, run.samples['valid'], stop=run.stop)
+    if results is None:
+        return None
     step = int(state.step)
-    journal.write({'step': step, 'split': 'valid', **results})
-    progress.write(f'step {step}: validation ' + ', '.join(f'{name} {value:.4f}' for name, value in results.items()))
+    run.journal.write({'step': step, 'split': 'valid', **results})
+    if not jax.process_index():
+        run.progress.write(f'step {step}: validation {", ".join(f"{k} {v:.4f}" for k, v in results.items())}')
     return float(np.mean(list(results.values())))
 
 
-def validate(experiment: Experiment, programs: Programs, params, samples: Samples) -> dict[str, float]:
+def validate(experiment: Experiment, programs: Programs, params, samples: Samples, *,
+             stop: Callable[[], bool] = lambda: False) -> dict[str, float] | None:
     """{'dice/<region>': mean over cases} at the network's size; a case without the region on either side counts 1.
 
-    Slices of a case are added up before its Dice is taken.
+    Slices of a case are added up before its Dice is taken. Each process reads its share of every batch; the counts
+    come to all of them. None as soon as `stop()`.
     """
-    config = experiment.config.evaluation
     totals: dict[str, np.ndarray] = {}
-    for batch in stream.once(samples, batch_size=config.batch_size):
-        found = np.asarray(programs.predict(params, sharding.put(batch, programs.mesh))) > config.threshold
-        truth = labels.region_masks(batch['label'], experiment.of)
-        axes = tuple(range(1, truth.ndim - 1))
-        counts = np.stack([(found & truth).sum(axes), found.sum(axes) + truth.sum(axes)], -1)  # (B, R, 2)
-        for k in np.flatnonzero(batch['valid']):
-            case = samples.rows.case.iloc[batch['index'][k]]
-            totals[case] = totals.get(case, 0) + counts[k]
+    for batch in stream.once(samples, batch_size=experiment.config.evaluation.batch_size,
+                             process=jax.process_index(), processes=jax.process_count()):
+        if stop():
+            return None
+        counts, index, valid = jax.device_get(programs.overlap(params, sharding.put(batch, programs.mesh)))
+        for k in np.flatnonzero(valid):
+            case = samples.rows.case.iloc[index[k]]
+            totals[case] = totals.get(case, 0) + counts[k].astype(np.int64)
     both, sums = np.moveaxis(np.stack(list(totals.values())), -1, 0)  # each (cases, R)
     dice = np.where(sums == 0, 1.0, 2 * both / np.maximum(sums, 1)).mean(0)
     return {f'dice/{name}': float(value) for name, value in zip(experiment.names, dice)}

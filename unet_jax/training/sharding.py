@@ -1,15 +1,74 @@
-"""One mesh over all devices of all processes; batches are split over it, the state is replicated."""
+"""One mesh over all devices of all processes; batches are split over it, the state is replicated or sharded.
+
+The axes are 'data' and 'fsdp': a batch is split over both, a large parameter over 'fsdp' only, so that with fsdp = 1
+every device holds the whole state.
+"""
+import importlib.util
+import json
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from glob import glob
+from itertools import count
+from typing import Any
+
 import jax
 import numpy as np
+from jax.experimental import multihost_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+from orbax.checkpoint import multihost
 
 from unet_jax.errors import InputError
 
+SMALL = 1024  # elements: an array below is not worth the messages that sharding it costs
+PATIENCE = 24 * 3600  # seconds that processes wait while process 0 reads and prepares the data
+meetings = count()  # every process meets the others equally often, and a meeting's name must be new
 
-def create_mesh(devices: list | None = None) -> Mesh:
-    """A one-dimensional mesh 'data'. Auto axes: on Explicit ones per-example slices of a sharded batch fail."""
-    devices = jax.devices() if devices is None else devices
-    return Mesh(np.asarray(devices), ('data',), axis_types=(AxisType.Auto,))
+
+def known_cluster() -> str | None:
+    """The cluster around this process of which `jax.distributed.initialize` finds out the rest, or None.
+
+    Under SLURM only where srun started several tasks, so that a script run by hand in an allocation stays alone.
+    """
+    if int(os.environ.get('SLURM_STEP_NUM_TASKS', 1)) > 1 and 'SLURM_STEP_NODELIST' in os.environ:
+        return 'SLURM'
+    if os.environ.get('JAX_PLATFORMS', 'tpu') == 'cpu':
+        return None
+    if importlib.util.find_spec('libtpu') and (glob('/dev/accel*') or glob('/dev/vfio/*')):
+        return 'Cloud TPU'
+    if {'KUBERNETES_SERVICE_HOST', 'JOB_COMPLETION_INDEX'} <= os.environ.keys() and \
+            importlib.util.find_spec('kubernetes'):
+        return 'Kubernetes'
+    return None
+
+
+def join(distributed: bool | None) -> None:
+    """Joins the other processes of a run, before jax starts. None: where a cluster is known, or is named by
+    JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES and JAX_PROCESS_ID. Raises InputError where that fails."""
+    names = ('JAX_COORDINATOR_ADDRESS', 'JAX_NUM_PROCESSES', 'JAX_PROCESS_ID')
+    given = [os.environ[name] for name in names if name in os.environ]
+    if distributed is False or (distributed is None and len(given) < len(names) and not known_cluster()):
+        return
+    try:
+        if len(given) == len(names):
+            jax.distributed.initialize(given[0], int(given[1]), int(given[2]))
+        else:
+            jax.distributed.initialize()
+    except (ValueError, RuntimeError) as error:
+        raise InputError(f'--distributed: the processes did not find each other ({error}). Start one on every host '
+                         f'with SLURM, Kubernetes or Cloud TPU, or set {", ".join(names)}; see docs/scaling.md. '
+                         '--nodistributed runs this process alone') from error
+
+
+def create_mesh(devices: list | None = None, *, fsdp: int = 1) -> Mesh:
+    """The mesh (data, fsdp). Auto axes: on Explicit ones per-example slices of a sharded batch fail.
+
+    Devices stand in the order of their processes, so that each process's share of a batch is one piece of it.
+    """
+    devices = sorted(jax.devices(), key=lambda d: (d.process_index, d.id)) if devices is None else devices
+    if fsdp < 1 or len(devices) % fsdp:
+        raise InputError(f'config.train.fsdp is {fsdp}, which does not divide {len(devices)} devices')
+    return Mesh(np.asarray(devices).reshape(-1, fsdp), ('data', 'fsdp'), axis_types=(AxisType.Auto,) * 2)
 
 
 def replicated(mesh: Mesh) -> NamedSharding:
@@ -17,7 +76,22 @@ def replicated(mesh: Mesh) -> NamedSharding:
 
 
 def split(mesh: Mesh) -> NamedSharding:
-    return NamedSharding(mesh, PartitionSpec('data'))
+    return NamedSharding(mesh, PartitionSpec(('data', 'fsdp')))
+
+
+def of_state(tree: Any, mesh: Mesh) -> Any:
+    """The sharding of every array of `tree`: its longest axis that divides over 'fsdp', the last of equals; small
+    ones and the others whole on every device (ZeRO stage 3, Rajbhandari et al. 2020)."""
+    count = mesh.shape['fsdp']
+
+    def one(x) -> NamedSharding:
+        fitting = [axis for axis, n in enumerate(x.shape) if n % count == 0]
+        if count == 1 or x.size < SMALL or not fitting:
+            return replicated(mesh)
+        longest = max(fitting, key=lambda axis: (x.shape[axis], axis))
+        return NamedSharding(mesh, PartitionSpec(*(None,) * longest, 'fsdp'))
+
+    return jax.tree.map(one, tree)
 
 
 def put(batch: dict[str, np.ndarray], mesh: Mesh) -> dict[str, jax.Array]:
@@ -31,3 +105,46 @@ def check_batch_size(batch_size: int, mesh: Mesh, field: str) -> None:
     if batch_size % mesh.size:
         raise InputError(f'{field} is {batch_size}, which does not divide over {mesh.size} devices; '
                          f'the next that does is {-(-batch_size // mesh.size) * mesh.size}')
+
+
+def agreement(mesh: Mesh) -> Callable[[bool], bool]:
+    """A function that all processes call equally often, with what each wants: whether any of them does.
+
+    With several processes the answer is that of the call before, so that none waits for another.
+    """
+    if jax.process_count() == 1:
+        return bool
+    anyone = jax.jit(lambda wishes: wishes.any(), out_shardings=replicated(mesh))
+    pending: list[jax.Array] = []
+
+    def agreed(wish: bool) -> bool:
+        pending.append(anyone(put({'wish': np.full(jax.local_device_count(), wish)}, mesh)['wish']))
+        return len(pending) > 1 and bool(pending.pop(0))
+
+    return agreed
+
+
+def wait_for_all(what: str) -> None:
+    """Returns when every process has come here. `sync_global_devices` gives up where one is half a minute late."""
+    multihost.get_barrier_sync_fn()(key=f'unet_jax {next(meetings)}: {what}', timeout_ms=PATIENCE * 1000)
+
+
+@contextmanager
+def first_process_first(what: str) -> Iterator[None]:
+    """Process 0 does it, then the others, who find what it has written."""
+    if jax.process_index():
+        wait_for_all(what)
+    yield
+    if not jax.process_index():
+        wait_for_all(what)
+
+
+def gather(items: list[Any]) -> list[Any]:
+    """The JSON `items` of all processes, in the order of the processes, on every process."""
+    if jax.process_count() == 1:
+        return items
+    wait_for_all('gathering')
+    text = np.frombuffer(json.dumps(items).encode(), np.uint8)
+    lengths = multihost_utils.process_allgather(np.int64(len(text)))
+    texts = multihost_utils.process_allgather(np.pad(text, (0, int(lengths.max()) - len(text))))
+    return [item for row, n in zip(texts, lengths) for item in json.loads(row[:n].tobytes())]

@@ -1,0 +1,42 @@
+"""BraTS volumes (NIfTI folders of 2018 to 2024, Decathlon task 1): patches, residual encoder, deep supervision.
+
+    python main.py --config=configs/brats3d.py --config.data.root=DIR
+
+After nnU-Net (Isensee et al. 2021; its residual presets, Isensee et al. 2024): patches of 128³ in batches of 2, six
+levels, a third of the patches about a tumour voxel, regions WT, TC and ET.
+
+    python main.py --config=configs/brats3d.py:small --config.data.root=DIR
+
+runs on a laptop's processor.
+"""
+from configs import default
+
+
+def get_config(size: str = 'full'):
+    if size not in ('full', 'small'):
+        raise ValueError(f'configs/brats3d.py:{size} is unknown; choose configs/brats3d.py:full or :small')
+    config = default.get_config()
+    with config.unlocked():
+        config.data.update({'format': 'nifti', 'size': (128, 128, 128), 'standardise': False, 'orientation': 'LPS'})
+        config.model.update({'features': (32, 64, 128, 256, 320, 320), 'encoder_blocks': (1, 3, 4, 6, 6, 6),
+                             'decoder_blocks': (1, 1, 1, 1, 1), 'block': 'residual', 'deep_supervision': 3,
+                             'dtype': 'bfloat16'})
+        config.augment.update({'flip': (True, True, True), 'rotation': 30.0, 'scale': (0.7, 1.4), 'shift': 0.0,
+                               'spatial_probability': 0.3, 'elastic': 0.0})
+        config.loss.batch_dice = True
+        config.optimizer.update({'learning_rate': 1e-3, 'arguments': (('weight_decay', 1e-2),), 'warmup': 500,
+                                 'ema': 0.999})
+        config.train.update({'steps': 50_000, 'batch_size': 2, 'evaluate_every': 2500, 'checkpoint_every': 500})
+        config.evaluation.update({'batch_size': 2, 'lesions': 'GLI'})
+        if size == 'small':
+            small(config)
+    return config.lock()
+
+
+def small(config) -> None:
+    """For two processor cores."""
+    config.data.size = (64, 64, 64)
+    config.model.update({'stem': 2, 'features': (16, 32, 64, 128), 'encoder_blocks': (1, 1, 1, 1),
+                         'decoder_blocks': (1, 1, 1), 'deep_supervision': 1, 'dtype': 'float32'})
+    config.optimizer.update({'learning_rate': 3e-3, 'warmup': 20, 'ema': 0.98})
+    config.train.update({'steps': 400, 'log_every': 20, 'evaluate_every': 200, 'checkpoint_every': 200})

@@ -1,0 +1,37 @@
+"""The form of convolution for CPUs against XLA's own: values and both gradients."""
+import jax
+import numpy as np
+import pytest
+from jax import lax
+
+from unet_jax.model.convolution import by_planes, convolve
+
+LAYOUT = ('NXYZC', 'XYZIO', 'NXYZC')
+
+
+@pytest.mark.parametrize('shape', [(2, 8, 10, 6, 3), (1, 7, 9, 5, 2), (2, 1, 4, 4, 1)])
+@pytest.mark.parametrize('stride', [1, 2])
+@pytest.mark.parametrize('side', [3, 5])
+def test_planes_give_the_convolution_and_its_gradients(shape, stride, side):
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=shape).astype(np.float32)
+    kernel = rng.normal(size=(*(side,) * 3, shape[-1], 4)).astype(np.float32)
+
+    def plain(x, kernel):
+        return lax.conv_general_dilated(x, kernel, (stride,) * 3, [(side // 2,) * 2] * 3, dimension_numbers=LAYOUT)
+
+    expected, pull = jax.vjp(plain, x, kernel)
+    found, pull_found = jax.vjp(lambda x, kernel: by_planes(x, kernel, stride), x, kernel)
+    direction = rng.normal(size=expected.shape).astype(np.float32)
+    for a, b in zip((found, *pull_found(direction)), (expected, *pull(direction)), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize('shape, kernel, layout', [((1, 8, 8, 2), (3, 3, 2, 4), ('NHWC', 'HWIO', 'NHWC')),
+                                                   ((1, 4, 4, 4, 2), (1, 1, 1, 2, 4), LAYOUT)])
+def test_two_dimensions_and_kernels_of_one_voxel_are_xla_s_own(shape, kernel, layout):
+    def one(x, w):
+        return convolve(x, w, (1,) * (len(shape) - 2), 'SAME', dimension_numbers=layout)
+
+    program = jax.make_jaxpr(one)(np.ones(shape, np.float32), np.ones(kernel, np.float32))
+    assert [e.primitive.name for e in program.eqns] == ['conv_general_dilated']

@@ -1,0 +1,126 @@
+"""Patches to train on and tiles to validate on: pure functions of seed and visit; every voxel is covered."""
+import numpy as np
+import pandas as pd
+import pytest
+
+from unet_jax.pipeline import patches, stream
+from unet_jax.pipeline.volumes import Grid, Volume
+
+SIZE = (8, 8, 8)
+
+
+class Fake:
+    """Cases in memory, with the interface of `Volumes`: each voxel of the image holds its own number."""
+
+    def __init__(self, *volumes):
+        self.volumes, self.folders = volumes, tuple(range(len(volumes)))
+        self.rows = pd.DataFrame({'case': [f'case {k}' for k in range(len(volumes))], 'path': 'x'})
+
+    def __getitem__(self, index):
+        return self.volumes[index]
+
+
+def volume(shape, tumours=()):
+    """`tumours`: (class, voxel) pairs."""
+    image = np.arange(1, np.prod(shape) + 1, dtype=np.float32).reshape(*shape, 1)
+    label = np.zeros(shape, np.uint8)
+    for k, place in tumours:
+        label[place] |= 1 << k
+    places = [np.argwhere(label & (1 << k)) for k in range(3)]
+    return Volume(image, label, np.concatenate(places).astype(np.uint16), tuple(map(len, places)),
+                  Grid(shape, 'LPS', 'LPS', (0, 0, 0), shape))
+
+
+TWO = Fake(volume((20, 12, 9), [(0, (10, 6, 4)), (2, (3, 3, 3)), (2, (4, 3, 3)), (2, (4, 4, 3))]), volume((5, 30, 8)))
+
+
+@pytest.mark.parametrize('overlap', [0.0, 0.25, 0.5, 0.75])
+def test_windows_cover_every_voxel_and_share_what_is_asked_for(overlap):
+    for length in range(9, 60):
+        begin = patches.starts(length, 8, overlap)
+        steps = np.diff(begin)
+        assert begin[0] == 0 and begin[-1] == length - 8 and (steps > 0).all()
+        assert steps.max() <= max(1, round(8 * (1 - overlap)))
+
+
+def test_a_volume_smaller_than_the_window_lies_in_its_middle():
+    assert patches.starts(8, 8, 0.5) == [0]
+    assert patches.starts(5, 8, 0.5) == [-1]
+    assert patches.starts(1, 8, 0.5) == [-3]
+
+
+def test_no_more_tiles_than_are_needed():
+    assert [len(patches.starts(n, 8, 0.0)) for n in (8, 9, 16, 17, 24)] == [1, 2, 2, 3, 3]
+
+
+def test_a_cut_beyond_the_border_is_zero_there():
+    array = np.arange(1, 28).reshape(3, 3, 3)
+    got = patches.extract(array, (-1, 1, 2), (3, 3, 3))
+    assert got.shape == (3, 3, 3) and not got[0].any() and not got[:, 2].any() and not got[:, :, 1:].any()
+    assert np.array_equal(got[1:, :2, 0], array[:2, 1:, 2])
+    inside = patches.extract(array, (0, 0, 0), (2, 2, 2))
+    inside[:] = 0
+    assert array.min() == 1  # a copy, not a view into the cache
+
+
+def test_a_patch_is_a_pure_function_of_case_seed_and_visit():
+    samples = patches.Patches(TWO, TWO.rows, SIZE, 1 / 3)
+    first = [samples.sample(0, seed=1, visit=v)[0] for v in range(20)]
+    assert all(np.array_equal(a, samples.sample(0, seed=1, visit=v)[0]) for v, a in enumerate(first))
+    assert len({a.tobytes() for a in first}) > 10
+    assert any(not np.array_equal(a, samples.sample(0, seed=2, visit=v)[0]) for v, a in enumerate(first))
+
+
+def test_patches_reach_every_voxel_and_never_leave_the_volume():
+    samples = patches.Patches(TWO, TWO.rows, SIZE, 0.0)
+    seen = set()
+    for visit in range(1200):
+        image, label = samples.sample(0, seed=0, visit=visit)
+        assert image.shape == (*SIZE, 1) and label.shape == SIZE and image.min() > 0
+        seen |= set(image.ravel().astype(int).tolist())
+    assert seen == set(range(1, 20 * 12 * 9 + 1))
+
+
+def test_foreground_patches_have_each_class_alike_however_rare():
+    chosen = [patches.position(TWO[0], (1, 1, 1), patches.uniform(0, v), foreground=1.0) for v in range(300)]
+    bits = np.array([TWO[0].label[place] for place in chosen])
+    assert set(bits.tolist()) == {1, 4} and 110 < (bits == 1).sum() < 190  # of four voxels one
+
+
+@pytest.mark.parametrize('share', [0.0, 1 / 3, 1.0])
+def test_the_share_of_foreground_is_the_one_asked_for(share):
+    hits = [TWO[0].label[patches.position(TWO[0], (1, 1, 1), patches.uniform(0, v), foreground=share)] > 0
+            for v in range(600)]
+    assert abs(np.mean(hits) - share) < 0.06
+
+
+def test_a_case_without_tumour_gives_patches_from_anywhere():
+    image, label = patches.Patches(TWO, TWO.rows, SIZE, 1.0).sample(1, seed=0, visit=0)
+    assert image.shape == (*SIZE, 1) and not label.any()
+    assert not image[0].any() and not image[6:].any() and image[1:6].all()  # five voxels of eight, in the middle
+
+
+def test_tiles_cover_every_voxel_of_every_case():
+    tiles = patches.tiles(TWO, SIZE)
+    image, label = tiles.take(np.arange(len(tiles.rows)))
+    assert image.shape == (len(tiles.rows), *SIZE, 1) and len(tiles.rows) == 3 * 2 * 2 + 1 * 4 * 1
+    for k, name in enumerate(TWO.rows.case):
+        mine = (tiles.rows.case == name).to_numpy()
+        assert set(image[mine].ravel().astype(int)) - {0} == set(range(1, TWO[k].label.size + 1))
+        assert label[mine].any() == TWO[k].label.any()
+
+
+def test_the_stream_gives_the_same_patches_to_any_number_of_processes():
+    samples = patches.Patches(TWO, TWO.rows, SIZE, 1 / 3)
+    whole = stream.batch(samples, seed=5, step=3, batch_size=4)
+    parts = [stream.dataset(samples, seed=5, batch_size=4, process=p, processes=2)[3] for p in range(2)]
+    order = np.argsort(np.concatenate([part['visit'] for part in parts]))
+    assert np.array_equal(np.concatenate([part['image'] for part in parts])[order], whole['image'])
+    assert whole['image'].shape == (4, *SIZE, 1) and set(whole['index']) <= {0, 1}
+
+
+def test_validation_batches_hold_every_tile_once():
+    tiles = patches.tiles(TWO, SIZE)
+    batches = list(stream.once(tiles, batch_size=6))
+    assert [int(b['valid'].sum()) for b in batches] == [6, 6, 4]
+    assert sorted(i for b in batches for i in b['index'][b['valid'] > 0]) == list(range(16))

@@ -1,0 +1,188 @@
+"""Preparation: turned, cropped, standardised, resampled, cached; and back into the file's own voxels."""
+import os
+import shutil
+
+import nibabel
+import numpy as np
+import pytest
+
+from unet_jax import phantom
+from unet_jax.annotations import nifti
+from unet_jax.errors import InputError
+from unet_jax.pipeline import volumes
+
+CLASSES = (1, 2, 4)
+
+
+@pytest.fixture(scope='module')
+def made(tmp_path_factory):
+    return phantom.write_nifti(tmp_path_factory.mktemp('set') / 'made', cases=3, shape=(14, 30, 26), seed=3)
+
+
+def settings(root, spacing=(), orientation='', channels=4):
+    return volumes.Settings(str(root), (8, 8, 8), channels, CLASSES, spacing, orientation)
+
+
+def rows_of(root, **reading):
+    return volumes.rows(nifti.read_frame(root, split=(1, 0, 0), **reading))
+
+
+def rewritten(made, folder, change):
+    """The first case of `made` in `folder`, every file `change(image)`."""
+    name = 'BraTS20_Training_001'
+    (folder / name).mkdir(parents=True)
+    for path in (made / name).glob('*.nii.gz'):
+        nibabel.save(change(nibabel.load(path)), folder / name / path.name)
+    return folder
+
+
+def oriented(codes):
+    def change(image):
+        ends = nibabel.orientations.axcodes2ornt(codes)
+        return image.as_reoriented(nibabel.orientations.ornt_transform(nibabel.io_orientation(image.affine), ends))
+    return change
+
+
+def scaled(mm):
+    def change(image):
+        return nibabel.Nifti1Image(np.asarray(image.dataobj), image.affine @ np.diag((*mm, 1)), image.header)
+    return change
+
+
+def masks(label):
+    return np.stack([label & (1 << k) != 0 for k in range(len(CLASSES))], -1)
+
+
+def stored_label(root, row):
+    return np.asarray(nibabel.load(root / row.label).dataobj)
+
+
+def test_a_prepared_case_is_the_brain_with_mean_0_and_deviation_1_and_0_outside(made):
+    row = rows_of(made).iloc[0]
+    image, label, grid = volumes.prepare(row, settings(made))
+    case = nifti.read_case(made, row)
+    box = tuple(map(slice, grid.low, grid.high))
+    brain = (case.image != 0).any(-1)
+    assert image.dtype == np.float16 and image.shape == (*label.shape, 4) == case.image[box].shape
+    assert brain.sum() == brain[box].sum() and all(brain[box].any(a).all() for a in ((1, 2), (0, 2), (0, 1)))
+    inside = image[brain[box]].astype(float)
+    assert np.allclose(inside.mean(0), 0, atol=2e-3) and np.allclose(inside.std(0), 1, atol=2e-3)
+    assert not image[~brain[box]].any()
+    for k, value in enumerate(CLASSES):
+        assert np.array_equal(label & (1 << k) != 0, case.label[box] == value)
+
+
+@pytest.mark.parametrize('codes', ['LPS', 'RAS', 'PSL', 'ILA', 'SAR'])
+@pytest.mark.parametrize('orientation', ['', 'LPS', 'RSA'])
+def test_labels_come_back_where_they_were_however_the_file_lies(made, tmp_path, codes, orientation):
+    root = rewritten(made, tmp_path, oriented(codes))
+    row = rows_of(root, schema='2020').iloc[0]
+    _, label, grid = volumes.prepare(row, settings(root, orientation=orientation))
+    back = volumes.put_back(masks(label), grid)
+    assert back.shape[:3] == (row.height, row.width, row.depth) == tuple(grid.shape)
+    for k, value in enumerate(CLASSES):
+        assert np.array_equal(back[..., k], stored_label(root, row) == value)
+
+
+def test_one_head_stored_in_two_orientations_is_prepared_to_the_same_arrays(made, tmp_path):
+    prepared = []
+    for codes in ('LPS', 'SRA'):
+        root = rewritten(made, tmp_path / codes, oriented(codes))
+        prepared.append(volumes.prepare(rows_of(root, schema='2020').iloc[0], settings(root, orientation='LPS')))
+    assert np.allclose(prepared[0][0], prepared[1][0], atol=1e-2) and np.array_equal(prepared[0][1], prepared[1][1])
+
+
+@pytest.mark.parametrize('codes', ['LPS', 'SLA'])
+def test_resampled_volumes_have_the_spacing_asked_for_and_come_back_in_place(made, tmp_path, codes):
+    def change(image):
+        return oriented(codes)(scaled((1, 1, 2.5))(image))
+
+    root = rewritten(made, tmp_path, change)
+    row = rows_of(root, schema='2020').iloc[0]
+    _, label, grid = volumes.prepare(row, settings(root, spacing=(1.0, 1.0, 1.25), orientation='LPS'))
+    sides = np.subtract(grid.high, grid.low)
+    assert label.shape == (sides[0], sides[1], 2 * sides[2])
+    back = volumes.put_back(masks(label).astype(np.float32), grid) > 0.5
+    for k, value in enumerate(CLASSES):
+        there = stored_label(root, row) == value
+        assert back[..., k].shape == there.shape
+        assert 2 * (back[..., k] & there).sum() > 0.95 * (back[..., k].sum() + there.sum())
+
+
+def test_a_coarser_grid_keeps_places_to_a_voxel(made):
+    row = rows_of(made).iloc[0]
+    _, label, grid = volumes.prepare(row, settings(made, spacing=(2.0, 2.0, 2.0)))
+    back = volumes.put_back((label > 0)[..., None].astype(np.float32), grid)[..., 0] > 0.5
+    centre = [np.argwhere(mask).mean(0) for mask in (back, stored_label(made, row) > 0)]
+    assert np.abs(centre[0] - centre[1]).max() < 0.4
+
+
+def test_the_places_of_each_class_are_kept_up_to_a_limit(made, tmp_path, monkeypatch):
+    monkeypatch.setattr(volumes, 'FOREGROUND', 20)
+    for volume in map(volumes.open_volumes(rows_of(made), settings(made), tmp_path).__getitem__, range(3)):
+        ends = np.cumsum((0, *volume.counts))
+        assert len(volume.foreground) == ends[-1]
+        for k, (start, end) in enumerate(zip(ends, ends[1:])):
+            total = int((volume.label & (1 << k) != 0).sum())
+            assert end - start == total if total <= 20 else 10 <= end - start <= 20
+            assert all(volume.label[tuple(place)] & (1 << k) for place in volume.foreground[start:end])
+
+
+def test_a_case_is_prepared_once_and_again_when_a_file_or_a_setting_changes(made, tmp_path):
+    root = tmp_path / 'set'
+    shutil.copytree(made, root)
+    rows, cache = rows_of(root), tmp_path / 'cache'
+    first = volumes.open_volumes(rows, settings(root), cache)
+    times = [os.stat(folder / 'image.npy').st_mtime_ns for folder in first.folders]
+    again = volumes.open_volumes(rows, settings(root)._replace(size=(4, 4, 4)), cache)
+    assert again.folders == first.folders
+    assert [os.stat(folder / 'image.npy').st_mtime_ns for folder in again.folders] == times
+    os.utime(root / rows.label[0])
+    changed = volumes.open_volumes(rows, settings(root), cache)
+    assert changed.folders[0] != first.folders[0] and changed.folders[1:] == first.folders[1:]
+    turned = volumes.open_volumes(rows, settings(root, orientation='RAS'), cache)
+    assert not set(turned.folders) & set(changed.folders)
+
+
+def test_what_is_opened_is_what_was_prepared(made, tmp_path):
+    rows = rows_of(made)
+    image, label, grid = volumes.prepare(rows.iloc[1], settings(made))
+    volume = volumes.open_volumes(rows, settings(made), tmp_path)[1]
+    assert np.array_equal(volume.image, image) and np.array_equal(volume.label, label) and volume.grid == grid
+    assert isinstance(volume.image, np.memmap)
+
+
+def test_a_missing_modality_is_zeros_and_a_case_without_label_is_prepared_too(made, tmp_path):
+    root = tmp_path / 'set'
+    shutil.copytree(made, root)
+    for path in [*root.glob('*/*_t1.nii.gz'), *root.glob('*/*_seg.nii.gz')]:
+        path.unlink()
+    rows = nifti.find_cases(root, '2020', missing_modalities=True)
+    volume = volumes.in_memory(rows.iloc[0], settings(root))
+    assert not volume.image[..., 1].any() and volume.image[..., 0].any() and not volume.label.any()
+
+
+def test_an_empty_volume_is_refused_by_name(made, tmp_path):
+    root = rewritten(made, tmp_path, lambda i: nibabel.Nifti1Image(np.zeros(i.shape, np.int16), i.affine))
+    row = rows_of(root, schema='2020').iloc[0]
+    with pytest.raises(InputError, match='BraTS20_Training_001.*above the background'):
+        volumes.prepare(row, settings(root))
+
+
+@pytest.mark.parametrize('change, message', [
+    ({'size': (8, 8)}, 'three sides'), ({'spacing': (1.0, 0.0, 1.0)}, 'config.data.spacing'),
+    ({'spacing': (1.0,)}, 'config.data.spacing'), ({'orientation': 'LRS'}, 'config.data.orientation'),
+    ({'orientation': 'XYZ'}, 'config.data.orientation')])
+def test_settings_that_cannot_be_followed_are_refused(change, message):
+    with pytest.raises(InputError, match=message):
+        volumes.check(settings('')._replace(**change))
+    volumes.check(settings('', orientation='RAS', spacing=(1.0, 1.0, 2.0)))
+
+
+def test_a_real_case_is_prepared_and_put_back(shared_data):
+    root = shared_data / 'brats2018/Brats18_2013_2_1'
+    image, label, grid = volumes.prepare(rows_of(root).iloc[0], settings(root, orientation='LPS'))
+    assert np.prod(label.shape) < 0.45 * 240 * 240 * 155
+    back = volumes.put_back(masks(label), grid)
+    assert back.shape == (240, 240, 155, 3) and tuple(back.sum((0, 1, 2))) == (4514, 34894, 21677)
+    assert abs(float(image[image[..., 0] != 0].astype(np.float32).mean())) < 0.01

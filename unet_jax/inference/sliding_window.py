@@ -1,0 +1,139 @@
+"""A whole volume from overlapping windows, weighted towards their centres (Isensee et al. 2021).
+
+The network is compiled once, for a batch of windows, whatever the sizes of the volumes; only the few lines that add
+windows up and compare with the threshold are compiled anew for another size, rounded up to whole windows. Device
+memory beside the network: 4 R bytes a voxel of the rounded volume (R regions; 240×240×155 with 128³ windows: 0.2 GB),
+and 2 C + 4 R bytes a voxel of the windows in a batch.
+"""
+from collections.abc import Iterator, Sequence
+from functools import partial
+from itertools import product
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from unet_jax.annotations import labels
+from unet_jax.inference.predict import Predictor
+from unet_jax.pipeline.patches import extract, starts
+from unet_jax.pipeline.volumes import Volume, put_back
+from unet_jax.training import sharding
+
+SIGMA = 1 / 8  # of the Gaussian, in window sides
+
+
+def gaussian(side: int) -> np.ndarray:
+    """(side,) float32 weights of a window along an axis, 1 in its middle; a window's weight is their outer product."""
+    distance = np.arange(side) - (side - 1) / 2
+    return np.exp(-0.5 * (distance / (side * SIGMA)) ** 2).astype(np.float32)
+
+
+def weight_sum(places: Sequence[int], side: int, length: int) -> np.ndarray:
+    """(length,) the weights of all windows along an axis, added up. Windows form a grid, so the sum over a volume is
+    the outer product of three of these."""
+    total = np.zeros(length, np.float32)
+    for place in places:
+        total[place:place + side] += gaussian(side)
+    return total
+
+
+def outer(vectors: Sequence[jax.Array]) -> jax.Array:
+    """Three vectors -> (X, Y, Z, 1), their products."""
+    x, y, z = vectors
+    return (x[:, None, None] * y[:, None] * z)[..., None]
+
+
+@partial(jax.jit, donate_argnums=0)
+def add(total: jax.Array, found: jax.Array, place: jax.Array, valid: jax.Array) -> jax.Array:
+    """`total` (X, Y, Z, R) with the windows `found` (B, *S, R) added at `place` (B, 3), by their Gaussian weights."""
+    weight = outer([jnp.asarray(gaussian(side)) for side in found.shape[1:-1]])
+
+    def one(total, window):
+        probability, at, counts = window
+        at = (*at, 0)
+        here = jax.lax.dynamic_slice(total, at, probability.shape)
+        return jax.lax.dynamic_update_slice(total, here + weight * counts * probability, at), None
+
+    return jax.lax.scan(one, total, (found, place, valid))[0]
+
+
+@jax.jit
+def mean(total: jax.Array, sums: list[jax.Array]) -> jax.Array:
+    """`total` over the sum of the weights; 0 where no window was."""
+    return total / jnp.maximum(outer(sums), jnp.finfo(jnp.float32).tiny)
+
+
+@jax.jit
+def above(total: jax.Array, sums: list[jax.Array], threshold: float) -> jax.Array:
+    """(X, Y, Z) uint8, uint16 or uint32: bit r is set where the mean of region r is above the threshold."""
+    return labels.pack(mean(total, sums) > threshold, labels.bits_dtype(total.shape[-1]))
+
+
+class Layout(NamedTuple):
+    """Where windows lie in a volume that is padded, and rounded up, to whole windows."""
+    starts: list[list[int]]  # along each axis, in voxels of the volume
+    margin: tuple[int, ...]  # voxels before the volume: it lies in the middle of a window that it does not fill
+    padded: tuple[int, ...]
+
+
+def arrange(shape: tuple[int, ...], size: tuple[int, ...], overlap: float) -> Layout:
+    """The windows of `size` that cover a volume of `shape`."""
+    places = [starts(n, side, overlap) for n, side in zip(shape, size, strict=True)]
+    return Layout(places, tuple(max(-p[0], 0) for p in places),
+                  tuple(-(-n // side) * side for n, side in zip(shape, size)))
+
+
+def windows(image: np.ndarray, size: tuple[int, int, int], layout: Layout, *, batch_size: int, keep: np.ndarray
+            ) -> Iterator[dict[str, np.ndarray]]:
+    """Batches of image (B, *size, C), place (B, 3) in the padded volume, valid (B,); the last is filled up with 0.
+
+    `keep` (C,) is 0 for modalities to go without, which become 0 as missing ones are.
+    """
+    grid = list(product(*layout.starts))
+    for first in range(0, len(grid), batch_size):
+        part = grid[first:first + batch_size]
+        arrays = {'image': np.stack([extract(image, start, size) * keep for start in part]),
+                  'place': np.array(part, np.int32) + np.array(layout.margin, np.int32),
+                  'valid': np.ones(len(part), np.float32)}
+        missing = batch_size - len(part)
+        yield {k: np.pad(v, [(0, missing)] + [(0, 0)] * (v.ndim - 1)) for k, v in arrays.items()}
+
+
+def accumulate(predictor: Predictor, image: np.ndarray, layout: Layout, keep: np.ndarray
+               ) -> tuple[jax.Array, list[np.ndarray]]:
+    """(Σ weight · probability (*padded, R), Σ weight along each axis) of image (X, Y, Z, C).
+
+    The parameters of several checkpoints count alike.
+    """
+    experiment, mesh = predictor.experiment, predictor.mesh
+    everywhere, size = sharding.replicated(mesh), experiment.settings.size
+    total = jax.device_put(jnp.zeros((*layout.padded, len(experiment.regions)), jnp.float32), everywhere)
+    batch_size = experiment.config.evaluation.batch_size
+    for batch in windows(image, size, layout, batch_size=batch_size, keep=keep):
+        place, valid = jax.device_put((batch['place'], batch['valid']), everywhere)
+        window = sharding.put({'image': batch['image']}, mesh)
+        for params in predictor.params:
+            total = add(total, jax.device_put(predictor.program(params, window), everywhere), place, valid)
+    sums = [weight_sum([start + before for start in axis], side, length) for axis, before, side, length
+            in zip(layout.starts, layout.margin, size, layout.padded, strict=True)]
+    return total, [sums[0] * len(predictor.params), *sums[1:]]
+
+
+def segment(predictor: Predictor, volume: Volume, *, keep: Sequence[bool] | None = None) -> np.ndarray:
+    """Region masks (X, Y, Z, R) bool of a prepared case, in the file's own voxels.
+
+    Thresholded on the device, but for resampled volumes, whose probabilities are interpolated back first. `keep` says
+    which modalities to look at; all if None.
+    """
+    experiment, (shape, grid) = predictor.experiment, (volume.label.shape, volume.grid)
+    keep = np.ones(experiment.settings.channels, np.float16) if keep is None else np.asarray(keep, np.float16)
+    threshold, overlap = experiment.config.evaluation.threshold, experiment.config.evaluation.overlap
+    each = tuple(1 << r for r in range(len(experiment.regions)))
+    layout = arrange(shape, experiment.settings.size, overlap)
+    total, sums = accumulate(predictor, volume.image, layout, keep)
+    inside = tuple(slice(before, before + n) for before, n in zip(layout.margin, shape))
+    if tuple(np.subtract(grid.high, grid.low)) == shape:
+        bits = np.asarray(above(total, sums, threshold))[inside]
+        return put_back(labels.region_masks(bits, each), grid)
+    return put_back(np.asarray(mean(total, sums))[inside], grid) > threshold

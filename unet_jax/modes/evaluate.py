@@ -1,0 +1,74 @@
+"""--mode=evaluate: a checkpoint's scores on a subset, its masks, pictures and the report."""
+from collections.abc import Sequence
+from pathlib import Path
+
+import jax
+import numpy as np
+import pandas as pd
+from ml_collections import ConfigDict
+
+from unet_jax.annotations import frame as frames
+from unet_jax.errors import InputError
+from unet_jax.evaluation import cases, modalities, table
+from unet_jax.inference import predict as inference
+from unet_jax.modes import images, volumes
+from unet_jax.report import html
+from unet_jax.training import sharding
+from unet_jax.workdir import write_text
+
+
+def evaluate(config: ConfigDict, folder: Path, *, subset: str, which: str, ensemble: Sequence[str] = ()) -> None:
+    """Scores a checkpoint, or the average of several, on a subset: table, masks, pictures and the report.
+
+    Called by every process together: each scores its share of the cases, process 0 writes the tables.
+    """
+    predictor, used = inference.restore(config, [folder, *map(Path, ensemble)], which)
+    experiment = predictor.experiment
+    data = volumes if experiment.volumetric else images
+    found = data.rows(frames.load(folder / 'annotations.parquet'))
+    rows = cases.by_case(found[found.subset == subset].reset_index(drop=True))
+    if rows.empty:
+        raise InputError(f'--subset={subset}: no such images; there are {found.subset.value_counts().to_dict()}')
+    check_volumetric(config, experiment.volumetric)
+    with sharding.first_process_first('samples'):
+        samples = data.open_samples(experiment, rows)
+        if config.evaluation.postprocess:
+            valid = found[found.subset == config.train.validate].reset_index(drop=True)
+            predictor = predictor._replace(limits=volumes.limits(predictor, folder, used, valid))
+    masks = folder / 'predictions' / subset
+    mine = data.part(samples, cases.share(rows, jax.process_index(), jax.process_count()))
+    lines = sharding.gather([line for case in data.segment(predictor, mine, masks)
+                             for line in cases.score(experiment, case)])
+    wanted = config.evaluation.modality_subsets
+    fewer = sharding.gather(volumes.with_modality_subsets(predictor, mine) if wanted else [])
+    if jax.process_index():
+        return
+    scores, settings = pd.DataFrame(lines), config.evaluation
+    units = 'mm' if experiment.volumetric or rows.slice.notna().any() else 'px'
+    summary = table.summarise(scores, convention=settings.convention, units=units, seed=config.seed,
+                              tolerance=settings.tolerance, lesion=settings.lesions or None)
+    summary |= {'subset': subset, 'checkpoint': used}
+    summary |= {'postprocess': predictor.limits._asdict()} if settings.postprocess else {}
+    target = folder / 'evaluation' / subset
+    table.write(target, scores, summary)
+    examples = []
+    for case, kind in html.choose_examples(scores, settings.pictures):
+        where = np.flatnonzero(rows.case == case)
+        shown = data.example(predictor, data.part(samples, slice(where[0], where[-1] + 1)), masks)
+        dice = scores[scores.case == case].set_index('region').dice.to_dict()
+        examples.append(html.Example(case, kind, dice, names=experiment.names, **shown))
+    report = html.write(folder, subset, examples)
+    print(table.text(summary))
+    if fewer:
+        write_text(target / 'modalities.csv', pd.DataFrame(fewer).to_csv(index=False))
+        print(modalities.text(pd.DataFrame(fewer), convention=settings.convention))
+    if settings.postprocess:
+        print(f'Post-processed: {predictor.limits}, in mm³, tuned on {config.train.validate}')
+    print(f'\nCheckpoint {used} on {subset}: {target}/cases.csv and summary.json\nMasks: {masks}\nReport: {report}')
+
+
+def check_volumetric(config: ConfigDict, volumetric: bool) -> None:
+    """Raises InputError for options that only volumes have."""
+    asked = [name for name in ('postprocess', 'modality_subsets') if config.evaluation[name]]
+    if asked and not volumetric:
+        raise InputError(f'config.evaluation.{asked[0]} is for volumes (config.data.format = nifti) only')

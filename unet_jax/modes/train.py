@@ -1,0 +1,122 @@
+"""--mode=train: from the files to a trained network and its evaluation; goes on where a run was interrupted."""
+import json
+import shlex
+import time
+from pathlib import Path
+
+import jax
+import pandas as pd
+from ml_collections import ConfigDict
+
+from unet_jax import workdir as files
+from unet_jax.annotations import frame as frames
+from unet_jax.errors import InputError
+from unet_jax.experiment import create, settle
+from unet_jax.modes import images, volumes
+from unet_jax.modes.annotate import annotate
+from unet_jax.modes.evaluate import evaluate
+from unet_jax.pipeline import stream
+from unet_jax.training import loop, sharding
+
+SAFE = ('train.log_every', 'train.evaluate_every', 'train.checkpoint_every', 'train.keep', 'train.input_timeout',
+        'train.fsdp', 'train.skip_nonfinite', 'data.cache', 'data.root', 'evaluation.')
+
+
+def train(config: ConfigDict, folder: Path, *, allow: tuple[str, ...] = ()) -> None:
+    """Trains, or goes on, and evaluates the best checkpoint on the test subset. Called by every process together.
+
+    A run goes on only with the config it was started with, but for fields that change no step and those in `allow`.
+    """
+    resumed = (folder / 'config.json').exists()
+    with sharding.first_process_first('annotations'):
+        frame = read_or_annotate(config, folder, resumed=resumed)
+    config = settle(config, frame)
+    if resumed:
+        check_config(files.load_config(folder), config, folder, allow)
+    experiment = create(config)
+    with sharding.first_process_first('config'):
+        if not jax.process_index():
+            files.save_config(folder, config)
+            files.write_text(folder / 'environment.json', json.dumps(files.environment(), indent=2) + '\n')
+    data = volumes if experiment.volumetric else images
+    rows = data.rows(frame)
+    parts = {use: rows[rows.subset == subset].reset_index(drop=True)
+             for use, subset in (('train', 'train'), ('valid', config.train.validate))}
+    parts['train'] = stream.thin(parts['train'], share=config.data.empty_slices,
+                                 seed=config.seed).reset_index(drop=True)
+    for use, part in parts.items():
+        if part.empty:
+            raise InputError(f'{config.data.root}: no image in the subset {use!r}, which training needs (see '
+                             f'config.train.validate); there are {rows.subset.value_counts().to_dict()}')
+    with sharding.first_process_first('samples'):  # once where the cache is shared, else once a host
+        samples = data.training_samples(experiment, **parts)
+    note_skipped(config, folder, unread(frame) | samples['train'].skipped | samples['valid'].skipped, of=len(rows))
+    if not loop.train(experiment, samples, folder):
+        if not jax.process_index():
+            print(f'Interrupted and saved. To go on: python main.py --mode=train --workdir={shlex.quote(str(folder))}')
+        return
+    subset = 'test' if (rows.subset == 'test').any() else config.train.validate
+    evaluate(config, folder, subset=subset, which='best')
+
+
+def read_or_annotate(config: ConfigDict, folder: Path, *, resumed: bool) -> pd.DataFrame:
+    """The annotation frame of a run: read again where there is one already, so that it stays the same."""
+    known = folder / 'annotations.parquet'
+    if jax.process_index() and not known.exists():
+        raise InputError(f'{known}: process 0 has written it, process {jax.process_index()} does not see it; '
+                         '--workdir must be a folder that all processes share')
+    if jax.process_index() or (resumed and known.exists()):
+        return frames.load(known)
+    return annotate(config, folder, missing='skip' if config.data.on_error == 'skip' else 'error')
+
+
+def unread(frame: pd.DataFrame) -> dict[str, str]:
+    """{image: why} of those that the reader left out of the frame; the first 50 of each kind, with their number."""
+    found = {}
+    for kind in ('missing', 'unreadable'):
+        left_out = frame.attrs.get('reader', {}).get(kind, {'count': 0, 'first': []})
+        found |= {item: kind for item in left_out['first']}
+        found |= {f'{kind}, number {k + 1}': kind for k in range(len(left_out['first']), left_out['count'])}
+    return found
+
+
+def note_skipped(config: ConfigDict, folder: Path, skipped: dict[str, str], *, of: int) -> None:
+    """Writes skipped.json, {path: why}, where config.data.on_error = 'skip' left something out of training.
+
+    Raises InputError where that is more than the share config.data.max_skipped, or not what this run began with.
+    """
+    if len(skipped) > config.data.max_skipped * of:
+        raise InputError(f'{len(skipped)} of {of} samples cannot be read, more than config.data.max_skipped = '
+                         f'{config.data.max_skipped}; the first: {"; ".join(list(skipped.values())[:3])}')
+    known = folder / 'skipped.json'
+    before = json.loads(known.read_text(encoding='utf-8')) if known.exists() else None
+    if (folder / 'checkpoints').exists() and (before or {}).keys() != skipped.keys():
+        odd = sorted((before or {}).keys() ^ skipped.keys())
+        raise InputError(f'{folder} was begun with other files that cannot be read: {odd[:5]} changed since. Put them '
+                         'back as they were, or start anew in another --workdir')
+    if before != skipped and (skipped or before) and not jax.process_index():
+        files.write_text(known, json.dumps(skipped, indent=1) + '\n')
+
+
+def check_config(old: ConfigDict, new: ConfigDict, folder: Path, allow: tuple[str, ...] = ()) -> None:
+    """Raises InputError where a run would go on with another config, but for fields that change no step and `allow`.
+
+    What was changed is noted in config_changes.jsonl. More steps stretch the schedule, so they must be allowed too,
+    unless the learning rate is constant.
+    """
+    safe = (*SAFE, 'train.steps') if new.optimizer.schedule == 'constant' else SAFE
+    changed = files.differences(old, new)
+    known = files.differences(ConfigDict(), new)
+    unknown = [field for field in allow if field not in known]
+    if unknown:
+        raise InputError(f'--allow_changes={",".join(unknown)}: no such field; those that differ here: '
+                         f'{", ".join(changed) or "none"}')
+    refused = {k: v for k, v in changed.items() if not k.startswith(safe) and k not in allow}
+    if refused:
+        lines = '\n'.join(f'  {field}: {was!r} there, {now!r} here' for field, (was, now) in refused.items())
+        raise InputError(f'{folder} holds a run with another config:\n{lines}\nName another --workdir, leave out '
+                         f'--config to go on with the saved one, or change it on purpose: --allow_changes='
+                         f'{",".join(refused)}. Free to change: {", ".join(safe)}')
+    if changed and not jax.process_index():
+        files.append_line(folder / 'config_changes.jsonl', {'time': time.strftime('%Y-%m-%dT%H:%M:%S%z'),
+                                                            'changed': changed})

@@ -1,0 +1,145 @@
+"""Volumes on their way through the modes: prepared once, trained on in patches, segmented by a sliding window.
+images.py is the twin: both have the same functions."""
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import nibabel
+import numpy as np
+import pandas as pd
+
+from unet_jax.annotations import labels, nifti, nifti_file
+from unet_jax.errors import InputError
+from unet_jax.evaluation import cases, modalities, overlap, tuning
+from unet_jax.experiment import Experiment
+from unet_jax.inference import export, inputs, postprocess, sliding_window
+from unet_jax.inference import predict as inference
+from unet_jax.pipeline import patches, volumes
+from unet_jax.progress import bar
+from unet_jax.report import overlays
+from unet_jax.workdir import write_text
+
+rows = volumes.rows  # a row a case
+
+
+def open_samples(experiment: Experiment, rows: pd.DataFrame) -> volumes.Volumes:
+    return volumes.open_volumes(rows, experiment.settings, experiment.config.data.cache)
+
+
+def training_samples(experiment: Experiment, train: pd.DataFrame, valid: pd.DataFrame
+                     ) -> dict[str, patches.Patches | patches.Tiles]:
+    """What the loop trains on and validates on, without what cannot be read where the config says so."""
+    size, data = experiment.settings.size, experiment.config.data
+    train, valid = (volumes.open_volumes(rows, experiment.settings, data.cache, on_error=data.on_error)
+                    for rows in (train, valid))
+    return {'train': patches.Patches(train, train.rows, size, data.foreground), 'valid': patches.tiles(valid, size)}
+
+
+def part(samples: volumes.Volumes, where: slice) -> volumes.Volumes:
+    """Some consecutive cases."""
+    return volumes.Volumes(samples.folders[where], samples.rows[where].reset_index(drop=True))
+
+
+def mask_path(masks: Path, case: str) -> Path:
+    return masks / f'{case}.nii.gz'
+
+
+def reference(experiment: Experiment, row) -> np.ndarray:
+    """The label of a case in the file's own voxels (X, Y, Z), as bit sets."""
+    ids, _ = nifti_file.read_label(Path(experiment.settings.root) / row.label, experiment.classes)
+    return labels.from_ids(ids, experiment.classes)
+
+
+def segment_volume(predictor: inference.Predictor, volume: volumes.Volume, row, keep: tuple[bool, ...] | None = None
+                   ) -> np.ndarray:
+    """The predicted bit sets (X, Y, Z) of a case in the file's own voxels, from the modalities to `keep`."""
+    experiment = predictor.experiment
+    masks = sliding_window.segment(predictor, volume, keep=keep)
+    masks = postprocess.apply(masks, predictor.limits, of=experiment.of, names=experiment.names,
+                              voxel=float(np.prod(row.spacing)))
+    return labels.paint(masks, experiment.regions, experiment.classes)
+
+
+def segment(predictor: inference.Predictor, samples: volumes.Volumes, masks: Path) -> Iterator[cases.Case]:
+    """Every case with prediction and reference; a NIfTI of each prediction goes to the folder `masks`."""
+    experiment = predictor.experiment
+    for index in bar(range(len(samples.rows)), desc='evaluating', unit='case'):
+        row = samples.rows.iloc[index]
+        bits = segment_volume(predictor, samples[index], row)
+        export.write_nifti(mask_path(masks, row.case), labels.to_ids(bits, experiment.classes),
+                           like=volumes.first_file(row, experiment.settings.root))
+        yield cases.Case(row.case, row.group, bits, reference(experiment, row), tuple(row.spacing))
+
+
+def with_modality_subsets(predictor: inference.Predictor, samples: volumes.Volumes) -> list[dict]:
+    """Dice of every case and region with each subset of the modalities: case, group, region, modalities, dice."""
+    experiment, lines = predictor.experiment, []
+    convention, names = experiment.config.evaluation.convention, tuple(experiment.config.data.modalities)
+    chosen = modalities.subsets(names)
+    for index, kept in bar([(k, c) for k in range(len(samples.rows)) for c in chosen], desc='modalities', unit='pass'):
+        row = samples.rows.iloc[index]
+        bits = segment_volume(predictor, samples[index], row, tuple(name in kept for name in names))
+        pair = [labels.region_masks(b, experiment.of) for b in (reference(experiment, row), bits)]
+        lines += [{'case': row.case, 'group': row.group, 'region': name, 'modalities': '+'.join(kept),
+                   'dice': overlap.dice(overlap.counts(*(m[..., r] for m in pair)), convention=convention)}
+                  for r, name in enumerate(experiment.names)]
+    return lines
+
+
+def limits(predictor: inference.Predictor, folder: Path, used: int | str, valid: pd.DataFrame | None
+           ) -> postprocess.Limits:
+    """The limits of post-processing in `folder`/postprocess.json, tuned on the cases `valid` unless they have been.
+
+    Raises InputError where they have not and `valid` is None or empty.
+    """
+    config, path = predictor.experiment.config.evaluation, folder / 'postprocess.json'
+    made = {'checkpoint': used, 'convention': config.convention, 'threshold': config.threshold, 'flips': config.flips,
+            'overlap': config.overlap}
+    known = json.loads(path.read_text(encoding='utf-8')) if path.exists() else {}
+    if made.items() <= known.items():
+        return postprocess.Limits(known['component'], known['enhancing'])
+    if valid is None or valid.empty:
+        raise InputError(f'{path}: holds no limits for {made}; --mode=evaluate --config.evaluation.postprocess=True '
+                         'tunes them on the validation subset, which must have cases')
+    experiment, samples = predictor.experiment, open_samples(predictor.experiment, valid)
+
+    def pairs() -> Iterator[tuple[np.ndarray, np.ndarray, float]]:
+        for index in bar(range(len(valid)), desc='tuning', unit='case'):
+            row = valid.iloc[index]
+            masks = sliding_window.segment(predictor, samples[index])
+            yield masks, labels.region_masks(reference(experiment, row), experiment.of), float(np.prod(row.spacing))
+
+    found = tuning.tune(pairs(), of=experiment.of, names=experiment.names, convention=config.convention)
+    write_text(path, json.dumps({**made, 'cases': len(valid), **found}, indent=1) + '\n')
+    return postprocess.Limits(found['component'], found['enhancing'])
+
+
+def example(predictor: inference.Predictor, samples: volumes.Volumes, masks: Path) -> dict:
+    """Fields of `html.Example` of the one case in `samples`, its prediction read back from the folder `masks`."""
+    experiment, row = predictor.experiment, samples.rows.iloc[0]
+    case = nifti.read_case(experiment.settings.root, row)
+    ids, _ = nifti_file.read_label(mask_path(masks, row.case), experiment.classes)
+    return {'image': case.image, 'reference': labels.region_masks(reference(experiment, row), experiment.of),
+            'prediction': labels.region_masks(labels.from_ids(ids, experiment.classes), experiment.of),
+            'spacing': tuple(row.spacing), 'orientation': ''.join(nibabel.aff2axcodes(case.affine))}
+
+
+def predict(predictor: inference.Predictor, source: str | None, output: Path) -> str:
+    """Segments the cases of a folder: a NIfTI of label numbers and an overlay each. Returns what was written where."""
+    experiment = predictor.experiment
+    data = experiment.config.data
+    root, found = inputs.find_volumes(source, data.schema, tuple(data.modalities), data.missing_modalities)
+    settings = experiment.settings._replace(root=str(root))
+    for index in bar(range(len(found)), desc='predicting', unit='case'):
+        row = found.iloc[index]
+        path, like = mask_path(output, row.case), volumes.first_file(row, root)
+        if path.exists() and path.resolve() in {(root / name).resolve() for name in volumes.paths(row)}:
+            raise InputError(f'--output={output}: {path.name} would overwrite an input; name another folder')
+        bits = segment_volume(predictor, volumes.in_memory(row, settings), row)
+        export.write_nifti(path, labels.to_ids(bits, experiment.classes), like=like)
+        case = nifti.read_case(root, row)
+        figure = overlays.overlay(case.image, None, labels.region_masks(bits, experiment.of), experiment.names,
+                                  title=row.case, spacing=tuple(row.spacing),
+                                  orientation=''.join(nibabel.aff2axcodes(case.affine)))
+        overlays.save(figure, output / 'overlays' / f'{row.case}.png')
+    return f'{len(found)} NIfTI label maps in {output}, overlays in {output}/overlays'

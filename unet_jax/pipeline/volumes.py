@@ -1,0 +1,229 @@
+"""Volumes prepared once: turned, cropped to the brain, standardised inside it, in float16, one folder a case.
+
+A prepared case lies in the cache as image.npy (X, Y, Z, C), label.npy (X, Y, Z) bit sets, foreground.npy (n, 3) voxels
+of each class in turn, and grid.json, which leads back to the file's own voxels. Cases are opened when they are looked
+at, three memory maps each, so that a thousand of them need neither memory nor open files.
+"""
+import json
+import os
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import NamedTuple
+
+import nibabel
+import numpy as np
+import pandas as pd
+from scipy import ndimage
+
+from unet_jax.annotations import frame as frames
+from unet_jax.annotations import labels, nifti
+from unet_jax.annotations.brats_h5 import standardise
+from unet_jax.errors import InputError
+from unet_jax.pipeline import cache
+from unet_jax.progress import bar
+
+VERSION = 1  # raised whenever `prepare` gives other arrays for the same files
+FOREGROUND = 10_000  # voxels of a class whose places are kept, as in nnU-Net
+READERS = 2  # cases prepared at once; each takes 0.5 GB at 240×240×155×4
+COLUMNS = ('modalities', 'label', 'depth', 'spacing', 'schema')  # that `nifti.read_frame` adds
+
+
+class Settings(NamedTuple):
+    """All that preparation depends on besides the files, and the size of a patch, which it does not depend on."""
+    root: str
+    size: tuple[int, int, int]  # of a patch
+    channels: int
+    classes: tuple[int, ...]  # category ids, in bit order
+    spacing: tuple[float, ...]  # mm along the prepared axes; () keeps the file's
+    orientation: str  # where the prepared axes point, such as 'LPS'; '' keeps the file's
+
+
+class Grid(NamedTuple):
+    """Where a prepared volume lies in its file."""
+    shape: tuple[int, int, int]  # of the file
+    codes: str  # where the file's axes point, to the nearest
+    turned: str  # where the prepared axes point
+    low: tuple[int, int, int]  # the box that was cut out, in turned voxels
+    high: tuple[int, int, int]
+
+
+class Volume(NamedTuple):
+    """One prepared case; arrays are memory-mapped."""
+    image: np.ndarray  # (X, Y, Z, C) float16, 0 outside the brain
+    label: np.ndarray  # (X, Y, Z) bit sets; zeros where there is no label
+    foreground: np.ndarray  # (n, 3) uint16, voxels of the first class, then of the second, …
+    counts: tuple[int, ...]  # how many of them belong to each class
+    grid: Grid
+
+
+class Volumes(NamedTuple):
+    """The prepared cases of `rows`, each opened when asked for."""
+    folders: tuple[Path, ...]
+    rows: pd.DataFrame
+    skipped: dict[str, str] = {}  # path of each case that was left out: why
+
+    def __getitem__(self, index: int) -> Volume:
+        return open_volume(self.folders[index])
+
+
+def check(settings: Settings) -> None:
+    """Raises InputError for sizes, spacings and orientations that are none."""
+    if len(settings.size) != 3 or min(settings.size) < 1:
+        raise InputError(f'config.data.size is {settings.size}; the patch of a volume has three sides: 128,128,128')
+    if len(settings.spacing) not in (0, 3) or any(not 0 < mm < np.inf for mm in settings.spacing):
+        raise InputError(f'config.data.spacing is {settings.spacing}; give mm along each of the three axes, or ()')
+    pairs = ''.join({'R': 'L', 'P': 'A', 'I': 'S'}.get(letter, letter) for letter in settings.orientation)
+    if settings.orientation and sorted(pairs) != ['A', 'L', 'S']:
+        raise InputError(f"config.data.orientation is {settings.orientation!r}; name where the three axes point, such "
+                         "as 'LPS' or 'RAS', or '' for the files' own")
+
+
+def rows(frame: pd.DataFrame) -> pd.DataFrame:
+    """`frame.images`, one row a case, with the columns that the NIfTI reader adds."""
+    added = frame.drop_duplicates(['subset', 'image_id'])[['subset', 'image_id', *COLUMNS]]
+    return frames.images(frame).merge(added, on=['subset', 'image_id'], validate='one_to_one')
+
+
+def paths(row) -> list[str]:
+    """The files of a case, relative to the root: modalities, each once, and the label where there is one."""
+    places = [place if isinstance(place, str) else place['file'] for place in row.modalities.values() if place]
+    return [*dict.fromkeys(places), *([row.label] if isinstance(row.label, str) else [])]
+
+
+def first_file(row, root: str | Path) -> Path:
+    """A file with the case's shape and affine."""
+    return Path(root) / paths(row)[0]
+
+
+def key(row, settings: Settings) -> str:
+    """A digest of all that the prepared arrays depend on. Raises InputError naming a file that is missing."""
+    what = (VERSION, settings.classes, tuple(settings.spacing), settings.orientation)
+    parts = [[row.modalities, row.label, row.schema]]
+    parts += [[path, *cache.stamp(Path(settings.root) / path)] for path in paths(row)]
+    return cache.digest((*what, settings.root), parts)
+
+
+def open_volumes(rows: pd.DataFrame, settings: Settings, folder: str | Path = '', *, on_error: str = 'raise'
+                 ) -> Volumes:
+    """The cases of `rows`, prepared now unless they already are.
+
+    Raises what `nifti.read_case` raises; with on_error = 'skip' such cases are left out, and said why in `skipped`.
+    """
+    folder = Path(folder or cache.default_folder() / 'samples')
+
+    def fill(row) -> Path | str:
+        try:
+            target = folder / key(row, settings)
+            if not cache.ready(target):
+                cache.fill(target, lambda part: write(part, row, settings), f'{os.getpid()}-{row.Index}')
+            return target
+        except InputError as error:
+            if on_error != 'skip':
+                raise
+            return str(error)
+
+    with ThreadPoolExecutor(READERS) as pool:
+        done = pool.map(fill, rows.itertuples())
+        found = list(bar(done, total=len(rows), desc='preparing', unit='case'))
+    skipped = {path: reason for path, reason in zip(rows.path, found, strict=True) if isinstance(reason, str)}
+    whole = [isinstance(target, Path) for target in found]
+    return Volumes(tuple(t for t in found if isinstance(t, Path)), rows[whole].reset_index(drop=True), skipped)
+
+
+def open_volume(folder: Path) -> Volume:
+    grid = json.loads((folder / 'grid.json').read_text())
+    arrays = [np.load(folder / f'{name}.npy', mmap_mode='r') for name in ('image', 'label', 'foreground')]
+    counts = tuple(grid.pop('counts'))
+    return Volume(*arrays, counts, Grid(**{k: v if isinstance(v, str) else tuple(v) for k, v in grid.items()}))
+
+
+def in_memory(row, settings: Settings) -> Volume:
+    """A case prepared without the cache, to be segmented: without the places of its classes."""
+    image, label, grid = prepare(row, settings)
+    return Volume(image, label, np.zeros((0, 3), np.uint16), (0,) * len(settings.classes), grid)
+
+
+def write(folder: Path, row, settings: Settings) -> None:
+    """The files of a prepared case, into the empty `folder`."""
+    image, label, grid = prepare(row, settings)
+    found = [np.argwhere(label & (1 << k)) for k in range(len(settings.classes))]
+    kept = [places[::-(-len(places) // FOREGROUND)] if len(places) else places for places in found]
+    for name, array in (('image', image), ('label', label), ('foreground', np.concatenate(kept).astype(np.uint16))):
+        stored = cache.create_array(folder / f'{name}.npy', array.dtype, array.shape)
+        stored[:] = array
+        stored.flush()
+    (folder / 'grid.json').write_text(json.dumps(grid._asdict() | {'counts': [len(places) for places in kept]}))
+
+
+def prepare(row, settings: Settings) -> tuple[np.ndarray, np.ndarray, Grid]:
+    """(image (X, Y, Z, C) float16, label (X, Y, Z) bit sets, where they lie in the file) of a row of `rows`.
+
+    Each modality has mean 0 and standard deviation 1 inside the brain, which is where any of them is above the
+    background, and 0 outside. Raises InputError for a case without a brain.
+    """
+    case = nifti.read_case(settings.root, row)
+    codes = ''.join(nibabel.aff2axcodes(case.affine))
+    turned = settings.orientation or codes
+    image = turn(case.image, codes, turned)
+    brain = (image != 0).any(-1)
+    if not brain.any():
+        raise InputError(f'{Path(settings.root) / row.path}: no voxel of {row.case} is above the background')
+    low, high = bounds(brain)
+    box = tuple(map(slice, low, high))
+    image = standardise(image[box], brain[box])
+    label = np.zeros(image.shape[:3], labels.bits_dtype(len(settings.classes)))
+    if case.label is not None:
+        ids = turn(case.label, codes, turned)[box]
+        for k, category in enumerate(settings.classes):
+            label[ids == category] = 1 << k
+    if settings.spacing:
+        spacing = turned_spacing(row.spacing, codes, turned)
+        shape = tuple(max(1, round(n * own / wanted))
+                      for n, own, wanted in zip(label.shape, spacing, settings.spacing, strict=True))
+        masks = labels.region_masks(label, tuple(1 << k for k in range(len(settings.classes)))).astype(np.float32)
+        image, label = resample(image, shape), labels.pack(resample(masks, shape) >= 0.5, label.dtype)
+    return image.astype(np.float16), label, Grid(case.image.shape[:3], codes, turned, low, high)
+
+
+def bounds(mask: np.ndarray) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """(first, last + 1) voxel of what is set, along each axis."""
+    lines = [mask.any(tuple(b for b in range(mask.ndim) if b != a)).nonzero()[0] for a in range(mask.ndim)]
+    return tuple(int(x[0]) for x in lines), tuple(int(x[-1]) + 1 for x in lines)
+
+
+def turn(array: np.ndarray, codes: str, wanted: str) -> np.ndarray:
+    """(X, Y, Z, …) whose axes point as `codes` says -> the same with axes that point as `wanted`, no voxel lost."""
+    if codes == wanted:
+        return array
+    axes = [nibabel.orientations.axcodes2ornt(text) for text in (codes, wanted)]
+    return nibabel.orientations.apply_orientation(array, nibabel.orientations.ornt_transform(*axes))
+
+
+def turned_spacing(spacing: list[float], codes: str, wanted: str) -> tuple[float, ...]:
+    """The file's mm per voxel along the axes after `turn`."""
+    axes = [nibabel.orientations.axcodes2ornt(text) for text in (codes, wanted)]
+    to = nibabel.orientations.ornt_transform(*axes)[:, 0].astype(int)  # file axis a becomes axis to[a]
+    return tuple(spacing[int(np.flatnonzero(to == a)[0])] for a in range(3))
+
+
+def resample(array: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
+    """(X, Y, Z, C) -> (*shape, C) by linear interpolation, the outer faces staying where they are."""
+    if array.shape[:3] == tuple(shape):
+        return array
+    factors = [n / m for n, m in zip(shape, array.shape[:3], strict=True)]
+    channels = [ndimage.zoom(array[..., c], factors, order=1, mode='nearest', grid_mode=True)
+                for c in range(array.shape[-1])]
+    return np.stack(channels, -1)
+
+
+def put_back(array: np.ndarray, grid: Grid) -> np.ndarray:
+    """The inverse of preparation for (x, y, z, R): -> (*grid.shape, R) in the file's voxels, 0 outside the box.
+
+    Where the volume was resampled, floats are interpolated linearly; so hand over probabilities, not masks.
+    """
+    box = tuple(h - low for low, h in zip(grid.low, grid.high, strict=True))
+    array = resample(array, box) if array.dtype.kind == 'f' else array
+    turned = turn(np.broadcast_to(np.zeros((), array.dtype), grid.shape), grid.codes, grid.turned).shape
+    whole = np.zeros((*turned, array.shape[-1]), array.dtype)
+    whole[tuple(map(slice, grid.low, grid.high))] = array
+    return turn(whole, grid.turned, grid.codes)
