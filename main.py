@@ -26,7 +26,11 @@ FLAGS = flags.FLAGS
 
 def parse(argv: list[str]) -> list[str]:
     """absl's flags; without --config it is the one that --workdir holds."""
-    given = dict(part.lstrip('-').partition('=')[::2] for part in argv if part.startswith('-'))
+    given = {}  # both --name=value and --name value
+    for part, following in zip(argv, [*argv[1:], '']):
+        if part.startswith('-'):
+            name, equals, value = part.lstrip('-').partition('=')
+            given[name] = value if equals else following
     if 'config' not in given and 'workdir' in given:
         load_config(Path(given['workdir']))  # its own message where there is none
         saved = Path(__file__).parent / 'configs' / 'saved.py'

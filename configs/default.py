@@ -89,6 +89,7 @@ def get_config() -> ConfigDict:
 
     train = config.train = ConfigDict()
     train.steps = 1000
+    train.seeds = ()  # a run for each of these in place of `seed`, trained in one program, in W/seed_1 and so on
     train.batch_size = 16  # of all devices together
     train.log_every = 50
     train.validate = 'valid'  # the subset by which the best checkpoint is chosen; 'train' where all else is empty
@@ -98,6 +99,7 @@ def get_config() -> ConfigDict:
     train.keep = 2  # newest checkpoints kept, beside the best
     train.input_timeout = 600.0  # seconds to wait for a batch before the run ends and says so
     train.fsdp = 1  # devices that share one copy of parameters, averages and optimiser state; divides their number
+    train.spatial = 1  # devices that share each sample, cut along its first axis; for volumes too large for one
     train.deterministic = False  # on a GPU: only operations with one order of summation, so equal runs are equal bits
 
     evaluation = config.evaluation = ConfigDict()

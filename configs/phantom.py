@@ -11,8 +11,9 @@ def get_config():
     with config.unlocked():
         config.data.format = 'phantom'
         config.data.phantom = {'train': 240, 'valid': 40, 'test': 60, 'size': 128}
-        config.model.update({'stem': 2, 'features': (24, 48, 96), 'encoder_blocks': (2, 2, 2),
+        config.model.update({'stem': 4, 'features': (32, 64, 128), 'encoder_blocks': (2, 2, 2),
                              'decoder_blocks': (1, 1)})
+        config.evaluation.flips = True
         config.optimizer.update({'learning_rate': 3e-3, 'warmup': 50})
-        config.train.update({'steps': 500, 'batch_size': 12, 'evaluate_every': 250, 'checkpoint_every': 250})
+        config.train.update({'steps': 600, 'batch_size': 12, 'evaluate_every': 300, 'checkpoint_every': 300})
     return config.lock()

@@ -58,7 +58,7 @@ def test_kinds_and_what_the_reader_left_out_are_counted(data_set):
     found = audit(read(data_set), data_set)
     assert found['kinds'] == {'polygon': 1, 'rectangle': 4} and found['rectangles'] == 0.8
     left_out = {name: seen['count'] for name, seen in found['reader'].items()}
-    assert left_out == {'box_only': 1, 'broken': 1, 'missing': 0}
+    assert left_out == {'box_only': 1, 'broken': 1, 'missing': 0, 'unreadable': 0}
     assert not any('box supervision' in note for note in found['notes'])
 
 
@@ -166,3 +166,12 @@ def test_the_brain_tumour_set_is_audited_in_time(shared_data):
 def test_the_regrouped_set_has_no_twins_and_no_boxes(shared_data):
     found = audit(coco.read(shared_data / 'br35h'), shared_data / 'br35h')
     assert found['twins']['count'] == 0 and found['rectangles'] == 0 and found['all']['without annotation'] == 0
+
+
+def test_an_image_that_cannot_be_opened_is_an_error_or_noted(data_set):
+    frame_ = read(data_set)
+    path = data_set / frame_.path.iloc[0]
+    path.write_bytes(path.read_bytes()[:60])
+    with pytest.raises(InputError, match=path.name):
+        audit(frame_, data_set)
+    assert any(path.name in note for note in audit(frame_, data_set, on_error='skip')['notes'])

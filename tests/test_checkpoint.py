@@ -83,6 +83,20 @@ def test_damage_is_noticed_and_the_newest_good_step_is_used(tmp_path, harm, capl
         checkpoint.choose(tmp_path, '2')
 
 
+def test_damage_of_any_one_file_is_noticed_whatever_it_is(tmp_path):
+    save(tmp_path / 'a', 1)
+    files = sorted(p.relative_to(tmp_path / 'a') for p in (tmp_path / 'a' / '1').rglob('*') if p.is_file())
+    assert len(files) > 10 and checkpoint.damage(tmp_path / 'a', 1) is None
+    for name in files:
+        content = (tmp_path / 'a' / name).read_bytes()
+        flipped = bytes(byte ^ (at == len(content) // 2) for at, byte in enumerate(content))
+        for changed in {None, content[:-1], content + b'x', flipped} - {content}:
+            broken = shutil.copytree(tmp_path / 'a', tmp_path / 'b')
+            (broken / name).unlink() if changed is None else (broken / name).write_bytes(changed)
+            assert checkpoint.damage(broken, 1), name
+            shutil.rmtree(broken)
+
+
 @pytest.mark.parametrize('harm', [damage_bit, lambda p: p.write_text('{}'), lambda p: p.write_bytes(b'')])
 def test_a_damaged_seal_is_noticed_and_does_not_end_the_run(tmp_path, harm, caplog):
     save(tmp_path, 1, 0.5), save(tmp_path, 2, 0.9)

@@ -8,6 +8,7 @@ import pandas as pd
 import pytest
 
 from configs.default import get_config
+from unet_jax.errors import InputError
 from unet_jax.experiment import create
 from unet_jax.pipeline import stream
 from unet_jax.pipeline.cache import Samples
@@ -129,3 +130,60 @@ def test_augmented_batches_are_the_same_bit_for_bit_on_any_number_of_devices():
     for devices in (2, 4, 8):
         for (image, label), (expected, bits) in zip(found[devices], found[1], strict=True):
             assert np.array_equal(image, expected) and np.array_equal(label, bits)
+
+
+def volumes(count=2):
+    rng = np.random.default_rng(0)
+    label = (rng.uniform(size=(count, 16, 8, 8)) < 0.3).astype(np.uint8)
+    image = (label[..., None] + rng.normal(size=(*label.shape, 2))).astype(np.float16)
+    numbers = np.arange(count)
+    return {'image': image, 'label': label, 'index': numbers.astype(np.int32), 'visit': numbers.astype(np.uint32),
+            'valid': np.ones(count, np.float32)}
+
+
+def of_volumes(**train):
+    """Plain gradient descent at rate 1: parameters after a step are those before it minus the gradient."""
+    config = get_config()
+    with config.unlocked():
+        config.data.update({'root': 'nowhere', 'size': (16, 8, 8), 'categories': (1,), 'channels': 2,
+                            'regions': (('tumour', (1,), 1),)})
+        config.augment.update({'flip': (True, True, True), 'intensity_probability': 0.0})
+        config.model.update({'features': (4, 8), 'encoder_blocks': (1, 1), 'decoder_blocks': (1,)})
+        config.optimizer.update({'name': 'sgd', 'arguments': (), 'learning_rate': 1.0, 'schedule': 'constant',
+                                 'warmup': 0, 'clip': 0.0, 'ema': 0.0})
+        config.train.update({'steps': 3, 'batch_size': 2, **train})
+        config.evaluation.batch_size = 2
+    return create(config.lock())
+
+
+def test_a_volume_cut_over_devices_gives_the_output_and_gradient_of_one_device():
+    results = {}
+    for devices, spatial in ((1, 1), (8, 4), (8, 8)):
+        programs = loop.create_programs(of_volumes(spatial=spatial), devices=jax.devices()[:devices])
+        batch = sharding.put(volumes(), programs.mesh)
+        shard = batch['image'].addressable_shards[0].data.shape
+        assert shard == (2 * spatial // devices, 16 // spatial, 8, 8, 2)
+        counts = np.asarray(programs.overlap(programs.create().ema_params, batch)[0])
+        state, metrics = programs.train(programs.create(), batch)
+        results[devices, spatial] = (counts, float(metrics['loss']), jax.device_get(state.params))
+    counts, loss, params = results[1, 1]
+    start = jax.device_get(programs.create().params)
+    moved = max(np.abs(a - b).max() for a, b in zip(*map(jax.tree.leaves, (params, start))))
+    assert moved > 1e-3  # there is a gradient
+    for found in (results[8, 4], results[8, 8]):
+        assert np.array_equal(found[0], counts) and found[1] == pytest.approx(loss, rel=1e-6)
+        for a, b in zip(*map(jax.tree.leaves, (found[2], params)), strict=True):
+            np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5 * moved)
+
+
+@pytest.mark.parametrize('train, message', [({'spatial': 3}, 'config.train.spatial is 3'),
+                                            ({'fsdp': 4, 'spatial': 4}, 'config.train.spatial is 4 .and fsdp 4')])
+def test_a_cut_that_does_not_fit_the_devices_is_refused(train, message):
+    with pytest.raises(InputError, match=message):
+        loop.create_programs(of_volumes(**train), devices=jax.devices())
+
+
+def test_a_size_that_cannot_be_cut_evenly_is_refused():
+    mesh = sharding.create_mesh(jax.devices(), spatial=8)
+    with pytest.raises(InputError, match=r'config.data.size is \(12, 8, 8\).* 8 parts'):
+        sharding.check_size((12, 8, 8), mesh)

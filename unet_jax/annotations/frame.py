@@ -3,6 +3,7 @@
 Every format is read into this one pandas frame, and everything later starts from it. `COLUMNS` gives the order; a
 format may add columns behind them. An image is named by (subset, image_id), because ids restart in every subset.
 """
+import csv
 import json
 import logging
 import os
@@ -54,7 +55,8 @@ def save(frame: pd.DataFrame, folder: str | os.PathLike) -> None:
         texts = [None if value is None else _json(value) for value in map(_missing_to_none, frame[name])]
         plain[name] = pd.Series(texts, index=frame.index, dtype=object)
     writers = {'annotations.parquet': lambda path: plain.to_parquet(path, index=False),
-               'annotations.csv': lambda path: plain.to_csv(path, index=False, lineterminator='\n')}
+               'annotations.csv': lambda path: plain.to_csv(path, index=False, lineterminator='\n',
+                                                           quoting=csv.QUOTE_NONNUMERIC)}  # a name may hold \r
     for name, write in writers.items():
         partial = folder / f'.{name}.{os.getpid()}'
         try:

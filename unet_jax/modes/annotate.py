@@ -20,7 +20,8 @@ def annotate(config: ConfigDict, folder: Path, *, missing: str = 'skip') -> pd.D
     folder.mkdir(parents=True, exist_ok=True)
     frames.save(frame, folder)
     split.write_splits(frame, folder / 'splits.json')
-    found = audit.audit(frame, Path(config.data.root), categories=tuple(config.data.categories))
+    found = audit.audit(frame, Path(config.data.root), categories=tuple(config.data.categories),
+                        on_error=config.data.on_error)
     files.write_text(folder / 'audit.json', json.dumps(found, indent=2) + '\n')
     files.write_text(folder / 'audit.txt', audit.table(found) + '\n')
     print(audit.table(found))

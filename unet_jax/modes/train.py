@@ -16,10 +16,10 @@ from unet_jax.modes import images, volumes
 from unet_jax.modes.annotate import annotate
 from unet_jax.modes.evaluate import evaluate
 from unet_jax.pipeline import stream
-from unet_jax.training import loop, sharding
+from unet_jax.training import loop, sharding, together
 
 SAFE = ('train.log_every', 'train.evaluate_every', 'train.checkpoint_every', 'train.keep', 'train.input_timeout',
-        'train.fsdp', 'train.skip_nonfinite', 'data.cache', 'data.root', 'evaluation.')
+        'train.fsdp', 'train.spatial', 'train.skip_nonfinite', 'data.cache', 'data.root', 'evaluation.')
 
 
 def train(config: ConfigDict, folder: Path, *, allow: tuple[str, ...] = ()) -> None:
@@ -33,11 +33,51 @@ def train(config: ConfigDict, folder: Path, *, allow: tuple[str, ...] = ()) -> N
     config = settle(config, frame)
     if resumed:
         check_config(files.load_config(folder), config, folder, allow)
-    experiment = create(config)
+    create(config)  # what cannot be built is refused before it is saved
+    save_config(folder, config)
+    members = [begin(member, path, frame) for path, member in split_by_seed(config, folder, frame).items()]
+    finished = together.train(members) if config.train.seeds else loop.train(*members[0])
+    if not finished:
+        if not jax.process_index():
+            print(f'Interrupted and saved. To go on: python main.py --mode=train --workdir={shlex.quote(str(folder))}')
+        return
+    subset = 'test' if (frame.subset == 'test').any() else config.train.validate
+    for member in members:
+        evaluate(member.experiment.config, member.folder, subset=subset, which='best')
+
+
+def save_config(folder: Path, config: ConfigDict) -> None:
+    """config.json and environment.json, by process 0."""
     with sharding.first_process_first('config'):
         if not jax.process_index():
+            folder.mkdir(parents=True, exist_ok=True)
             files.save_config(folder, config)
             files.write_text(folder / 'environment.json', json.dumps(files.environment(), indent=2) + '\n')
+
+
+def split_by_seed(config: ConfigDict, folder: Path, frame: pd.DataFrame) -> dict[Path, ConfigDict]:
+    """{work directory: config} of the runs: one, or one for each of config.train.seeds, on the same split."""
+    if not config.train.seeds:
+        return {folder: config}
+    if len(set(config.train.seeds)) < len(config.train.seeds):
+        raise InputError(f'config.train.seeds is {tuple(config.train.seeds)}; name each once')
+    runs = {}
+    for seed in config.train.seeds:
+        member = config.copy_and_resolve_references()
+        with member.unlocked():
+            member.seed, member.train.seeds = seed, ()
+        path = folder / f'seed_{seed}'
+        save_config(path, member)
+        frames.save(frame, path)
+        for name in ('audit.json', 'audit.txt'):
+            files.write_text(path / name, (folder / name).read_text(encoding='utf-8'))
+        runs[path] = member
+    return runs
+
+
+def begin(config: ConfigDict, folder: Path, frame: pd.DataFrame) -> together.Member:
+    """What a run trains: its experiment, its samples, and where it goes."""
+    experiment = create(config)
     data = volumes if experiment.volumetric else images
     rows = data.rows(frame)
     parts = {use: rows[rows.subset == subset].reset_index(drop=True)
@@ -51,12 +91,7 @@ def train(config: ConfigDict, folder: Path, *, allow: tuple[str, ...] = ()) -> N
     with sharding.first_process_first('samples'):  # once where the cache is shared, else once a host
         samples = data.training_samples(experiment, **parts)
     note_skipped(config, folder, unread(frame) | samples['train'].skipped | samples['valid'].skipped, of=len(rows))
-    if not loop.train(experiment, samples, folder):
-        if not jax.process_index():
-            print(f'Interrupted and saved. To go on: python main.py --mode=train --workdir={shlex.quote(str(folder))}')
-        return
-    subset = 'test' if (rows.subset == 'test').any() else config.train.validate
-    evaluate(config, folder, subset=subset, which='best')
+    return together.Member(experiment, samples, folder)
 
 
 def read_or_annotate(config: ConfigDict, folder: Path, *, resumed: bool) -> pd.DataFrame:

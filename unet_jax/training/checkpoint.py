@@ -98,7 +98,7 @@ def checksums(target: Path) -> dict[str, str]:
 
 
 def damage(folder: Path, step: int) -> str | None:
-    """What is wrong with a step, or None: its files must be exactly those of the seal, bit for bit."""
+    """What is wrong with a step, or None: every file of the seal must be there, bit for bit."""
     try:
         sealed = read_seal(folder, step)['files']
         found = checksums(Path(folder) / str(step))

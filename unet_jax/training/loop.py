@@ -57,7 +57,8 @@ def asked_to_stop() -> Iterator[list[str]]:
 def create_programs(experiment: Experiment, *, devices: list | None = None) -> Programs:
     """The compiled functions of `experiment` for `devices` (all by default), compiled when first called."""
     config = experiment.config
-    mesh = sharding.create_mesh(devices, fsdp=config.train.fsdp)
+    mesh = sharding.create_mesh(devices, fsdp=config.train.fsdp, spatial=config.train.spatial)
+    sharding.check_size(tuple(config.data.size), mesh)
     sharding.check_batch_size(config.train.batch_size, mesh, 'config.train.batch_size')
     sharding.check_batch_size(config.evaluation.batch_size, mesh, 'config.evaluation.batch_size')
     transform = optimizer.create(config.optimizer, config.train.steps)
@@ -77,7 +78,7 @@ def create_programs(experiment: Experiment, *, devices: list | None = None) -> P
 
     abstract = jax.eval_shape(create)
     placed = sharding.of_state(abstract, mesh)
-    everywhere, split = sharding.replicated(mesh), sharding.split(mesh)
+    everywhere, split = sharding.replicated(mesh), sharding.of_batch(mesh)
     return Programs(lambda: jax.device_put(create(), placed),
                     jax.jit(step, donate_argnums=0, in_shardings=(placed, split), out_shardings=(placed, everywhere)),
                     jax.jit(overlap, in_shardings=(placed.ema_params, split), out_shardings=everywhere),

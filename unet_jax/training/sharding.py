@@ -1,7 +1,8 @@
 """One mesh over all devices of all processes; batches are split over it, the state is replicated or sharded.
 
-The axes are 'data' and 'fsdp': a batch is split over both, a large parameter over 'fsdp' only, so that with fsdp = 1
-every device holds the whole state.
+The axes are 'data', 'fsdp' and 'spatial': a batch is split over the first two, a large parameter over 'fsdp' only, so
+that with fsdp = 1 every device holds the whole state, and the first axis of every image (the height, or a volume's
+first) over 'spatial', for volumes whose activations do not fit into one device. The compiler exchanges the borders.
 """
 import importlib.util
 import json
@@ -60,15 +61,20 @@ def join(distributed: bool | None) -> None:
                          '--nodistributed runs this process alone') from error
 
 
-def create_mesh(devices: list | None = None, *, fsdp: int = 1) -> Mesh:
-    """The mesh (data, fsdp). Auto axes: on Explicit ones per-example slices of a sharded batch fail.
+def create_mesh(devices: list | None = None, *, fsdp: int = 1, spatial: int = 1) -> Mesh:
+    """The mesh (data, fsdp, spatial). Auto axes: on Explicit ones per-example slices of a sharded batch fail.
 
-    Devices stand in the order of their processes, so that each process's share of a batch is one piece of it.
+    Devices stand in the order of their processes, so that each process's share of a batch is one piece of it. A
+    sample is never split over processes, as one of them reads it.
     """
     devices = sorted(jax.devices(), key=lambda d: (d.process_index, d.id)) if devices is None else devices
     if fsdp < 1 or len(devices) % fsdp:
         raise InputError(f'config.train.fsdp is {fsdp}, which does not divide {len(devices)} devices')
-    return Mesh(np.asarray(devices).reshape(-1, fsdp), ('data', 'fsdp'), axis_types=(AxisType.Auto,) * 2)
+    if spatial < 1 or len(devices) % (fsdp * spatial) or min(jax.local_device_count(), len(devices)) % spatial:
+        raise InputError(f'config.train.spatial is {spatial} (and fsdp {fsdp}), which does not divide the '
+                         f'{len(devices)} devices, {jax.local_device_count()} of each process')
+    return Mesh(np.asarray(devices).reshape(-1, fsdp, spatial), ('data', 'fsdp', 'spatial'),
+                axis_types=(AxisType.Auto,) * 3)
 
 
 def replicated(mesh: Mesh) -> NamedSharding:
@@ -76,7 +82,14 @@ def replicated(mesh: Mesh) -> NamedSharding:
 
 
 def split(mesh: Mesh) -> NamedSharding:
+    """Along the samples of a batch."""
     return NamedSharding(mesh, PartitionSpec(('data', 'fsdp')))
+
+
+def of_batch(mesh: Mesh) -> dict[str, NamedSharding]:
+    """Of every array of a batch, as `pipeline.stream` makes it: images and labels along their first axis too."""
+    inside = NamedSharding(mesh, PartitionSpec(('data', 'fsdp'), 'spatial'))
+    return {'image': inside, 'label': inside, **dict.fromkeys(('index', 'visit', 'valid'), split(mesh))}
 
 
 def of_state(tree: Any, mesh: Mesh) -> Any:
@@ -95,16 +108,24 @@ def of_state(tree: Any, mesh: Mesh) -> Any:
 
 
 def put(batch: dict[str, np.ndarray], mesh: Mesh) -> dict[str, jax.Array]:
-    """This process's share of a batch -> the global batch, split over the mesh along its first axis."""
-    sharding = split(mesh)
-    return {name: jax.make_array_from_process_local_data(sharding, array) for name, array in batch.items()}
+    """This process's share of a batch -> the global batch, split over the mesh."""
+    shardings = of_batch(mesh)
+    return {name: jax.make_array_from_process_local_data(shardings[name], array) for name, array in batch.items()}
 
 
 def check_batch_size(batch_size: int, mesh: Mesh, field: str) -> None:
-    """Raises InputError unless every device gets the same number of samples."""
-    if batch_size % mesh.size:
-        raise InputError(f'{field} is {batch_size}, which does not divide over {mesh.size} devices; '
-                         f'the next that does is {-(-batch_size // mesh.size) * mesh.size}')
+    """Raises InputError unless every device, or group of devices that share samples, gets the same number of them."""
+    count = mesh.size // mesh.shape['spatial']
+    if batch_size % count:
+        raise InputError(f'{field} is {batch_size}, which does not divide over {count} devices; '
+                         f'the next that does is {-(-batch_size // count) * count}')
+
+
+def check_size(size: tuple[int, ...], mesh: Mesh) -> None:
+    """Raises InputError unless the first axis of images of this size can be cut into equal parts."""
+    if size[0] % mesh.shape['spatial']:
+        raise InputError(f'config.data.size is {size}, whose first axis does not divide into config.train.spatial = '
+                         f'{mesh.shape["spatial"]} parts')
 
 
 def agreement(mesh: Mesh) -> Callable[[bool], bool]:
@@ -114,11 +135,13 @@ def agreement(mesh: Mesh) -> Callable[[bool], bool]:
     """
     if jax.process_count() == 1:
         return bool
+    everyone = NamedSharding(mesh, PartitionSpec(mesh.axis_names))
     anyone = jax.jit(lambda wishes: wishes.any(), out_shardings=replicated(mesh))
     pending: list[jax.Array] = []
 
     def agreed(wish: bool) -> bool:
-        pending.append(anyone(put({'wish': np.full(jax.local_device_count(), wish)}, mesh)['wish']))
+        mine = np.full(jax.local_device_count(), wish)
+        pending.append(anyone(jax.make_array_from_process_local_data(everyone, mine)))
         return len(pending) > 1 and bool(pending.pop(0))
 
     return agreed

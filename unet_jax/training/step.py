@@ -56,13 +56,14 @@ def make_train_step(config: ConfigDict, module, optimizer: optax.GradientTransfo
                     schedule: optax.Schedule) -> Callable[[State, dict], tuple[State, Metrics]]:
     """The pure function (state, batch) -> (state, metrics); `of` are the bit sets of the regions.
 
+    A third argument, the seed of the augmentation, is config.seed unless runs of several seeds share the program.
     Metrics are scalars: loss, its terms, gradient_norm, learning_rate and `finite`, 1 where the loss and the
     gradient are; where they are not, only the step counts on.
     """
     decay = config.optimizer.ema
 
-    def train_step(state: State, batch: dict) -> tuple[State, Metrics]:
-        image, label = prepare(batch, config, jax.random.fold_in(jax.random.key(0), config.seed))
+    def train_step(state: State, batch: dict, seed: int | jax.Array = config.seed) -> tuple[State, Metrics]:
+        image, label = prepare(batch, config, jax.random.fold_in(jax.random.key(0), seed))
         target = labels.region_masks(label, of)
 
         def objective(params):
