@@ -100,7 +100,7 @@ def get_config() -> ConfigDict:
     train.input_timeout = 600.0  # seconds to wait for a batch before the run ends and says so
     train.fsdp = 1  # devices that share one copy of parameters, averages and optimiser state; divides their number
     train.spatial = 1  # devices that share each sample, cut along its first axis; for volumes too large for one
-    train.deterministic = False  # on a GPU: only operations with one order of summation, so equal runs are equal bits
+    train.deterministic = False  # on a GPU: one order of summation, so equal runs are equal bits; cost not measured
 
     evaluation = config.evaluation = ConfigDict()
     evaluation.batch_size = 16

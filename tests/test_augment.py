@@ -286,9 +286,24 @@ def test_draw_is_uniform_with_its_probability_and_off_otherwise():
     assert 2 <= on.min() < 2.05 and 3.95 < on.max() < 4 and abs(on.mean() - 3) < 0.1
 
 
+def test_modalities_are_dropped_with_their_probability_and_one_always_stays():
+    config = options(2, **OFF, modality_dropout=0.4)
+    image, label = jnp.ones((2000, 2, 2, 4)), jnp.zeros((2000, 2, 2), jnp.uint8)
+    keys = jax.random.split(jax.random.key(0), 2000)
+    kept = np.asarray(compiled(config)(keys, image, label)[0])
+    assert ((kept == 0) | (kept == 1)).all() and (kept == kept[:, :1, :1]).all()  # whole channels, unchanged or gone
+    kept = kept[:, 0, 0] == 1
+    assert kept.any(1).all() and np.allclose(kept.mean(0), 0.6 + 0.4 ** 4 / 4, atol=0.04)
+    together = np.corrcoef(kept.T) - np.eye(4)
+    assert np.abs(together).max() < 0.1 and len(np.unique(kept, axis=0)) == 15
+    alone = np.asarray(compiled(options(2, **OFF, modality_dropout=1.0))(keys, image, label)[0])[:, 0, 0]
+    assert (alone.sum(1) == 1).all()
+
+
 @pytest.mark.parametrize('field, value', [
-    ('flip', (True,)), ('spatial_probability', 1.5), ('intensity_probability', -0.1), ('scale', (1.2, 0.8)),
-    ('scale', (0.0, 1.0)), ('rotation', -5.0), ('noise', float('nan')), ('low_resolution', float('inf')),
+    ('flip', (True,)), ('spatial_probability', 1.5), ('intensity_probability', -0.1), ('modality_dropout', 1.5),
+    ('scale', (1.2, 0.8)), ('scale', (0.0, 1.0)), ('rotation', -5.0), ('noise', float('nan')),
+    ('low_resolution', float('inf')),
 ])
 def test_a_config_that_cannot_be_followed_is_refused_by_name(field, value):
     with pytest.raises(InputError, match=f'augment.{field}'):

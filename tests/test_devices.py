@@ -134,7 +134,7 @@ def test_augmented_batches_are_the_same_bit_for_bit_on_any_number_of_devices():
 
 def volumes(count=2):
     rng = np.random.default_rng(0)
-    label = (rng.uniform(size=(count, 16, 8, 8)) < 0.3).astype(np.uint8)
+    label = (rng.uniform(size=(count, 32, 16, 16)) < 0.3).astype(np.uint8)
     image = (label[..., None] + rng.normal(size=(*label.shape, 2))).astype(np.float16)
     numbers = np.arange(count)
     return {'image': image, 'label': label, 'index': numbers.astype(np.int32), 'visit': numbers.astype(np.uint32),
@@ -145,7 +145,7 @@ def of_volumes(**train):
     """Plain gradient descent at rate 1: parameters after a step are those before it minus the gradient."""
     config = get_config()
     with config.unlocked():
-        config.data.update({'root': 'nowhere', 'size': (16, 8, 8), 'categories': (1,), 'channels': 2,
+        config.data.update({'root': 'nowhere', 'size': (32, 16, 16), 'categories': (1,), 'channels': 2,
                             'regions': (('tumour', (1,), 1),)})
         config.augment.update({'flip': (True, True, True), 'intensity_probability': 0.0})
         config.model.update({'features': (4, 8), 'encoder_blocks': (1, 1), 'decoder_blocks': (1,)})
@@ -157,15 +157,18 @@ def of_volumes(**train):
 
 
 def test_a_volume_cut_over_devices_gives_the_output_and_gradient_of_one_device():
-    results = {}
-    for devices, spatial in ((1, 1), (8, 4), (8, 8)):
+    results, memory = {}, {}
+    for devices, spatial in ((1, 1), (8, 4), (8, 8)):  # 8, 4: two groups, a sample each
         programs = loop.create_programs(of_volumes(spatial=spatial), devices=jax.devices()[:devices])
         batch = sharding.put(volumes(), programs.mesh)
         shard = batch['image'].addressable_shards[0].data.shape
-        assert shard == (2 * spatial // devices, 16 // spatial, 8, 8, 2)
+        assert shard == (2 * spatial // devices, 32 // spatial, 16, 16, 2)
         counts = np.asarray(programs.overlap(programs.create().ema_params, batch)[0])
-        state, metrics = programs.train(programs.create(), batch)
+        step = programs.train.lower(programs.create(), batch).compile()
+        state, metrics = step(programs.create(), batch)
+        memory[devices, spatial] = step.memory_analysis().temp_size_in_bytes  # of each device
         results[devices, spatial] = (counts, float(metrics['loss']), jax.device_get(state.params))
+    assert memory[8, 4] < 0.4 * memory[1, 1]
     counts, loss, params = results[1, 1]
     start = jax.device_get(programs.create().params)
     moved = max(np.abs(a - b).max() for a, b in zip(*map(jax.tree.leaves, (params, start))))

@@ -276,15 +276,16 @@ def test_a_web_page_in_place_of_an_image_is_named(copy):
 
 
 @pytest.mark.parametrize('packed', [True, False])
-def test_a_tiny_file_that_claims_terabytes_is_refused_unread(copy, packed):
+@pytest.mark.parametrize('side, why', [(30000, 'at most 67108864 are read'), (400, 'cannot hold')])
+def test_a_tiny_file_that_claims_terabytes_is_refused_unread(copy, packed, side, why):
     header = nibabel.Nifti1Header()
     header.set_data_dtype(np.float64)
-    header['dim'][:4] = 3, 30000, 30000, 30000
+    header['dim'][:4] = 3, side, side, side
     header['vox_offset'], header['magic'] = 352, b'n+1'
     (copy / FLAIR).unlink()
     path = copy / FLAIR if packed else (copy / FLAIR).with_suffix('')
     path.write_bytes(gzip.compress(header.binaryblock + bytes(4)) if packed else header.binaryblock + bytes(4))
-    with pytest.raises(InputError, match=r'flair.nii.*cannot hold'):
+    with pytest.raises(InputError, match=f'flair.nii.*{why}'):
         nifti.read_frame(copy)
 
 
@@ -449,3 +450,30 @@ def test_a_real_web_page_named_nii_gz_is_refused(shared_data):
         nifti_file.read_header(shared_data / 'coco-formats/BRATS_001_is_html.nii.gz')
     with pytest.raises(InputError, match='is a web page'):
         nifti.read_frame(shared_data / 'coco-formats')
+
+
+@pytest.mark.parametrize('year', ['2018', '2023', 'MSD'])
+def test_cases_without_labels_are_found_and_read_for_prediction(made, tmp_path, year):
+    root = shutil.copytree(made[year], tmp_path / 'set')
+    frame = nifti.read_frame(root).drop_duplicates('case').set_index('case')
+    for path in [*root.rglob('*seg.nii.gz'), *root.glob('labelsTr/*')]:
+        path.unlink()
+    rows = nifti.find_cases(root, year)
+    assert sorted(rows.case) == sorted(frame.index) and rows.label.isna().all()
+    row = rows.iloc[0]
+    known = frame.loc[row.case]
+    assert (row.height, row.width, row.depth, row.spacing) == (known.height, known.width, known.depth, known.spacing)
+    image, label, *_ = nifti.read_case(root, row)
+    assert label is None and np.array_equal(image, nifti.read_case(made[year], known)[0])
+
+
+def test_cases_of_another_release_are_predicted_in_the_numbers_of_the_trained_one(made):
+    rows = nifti.find_cases(made['2023'], '2021')
+    assert set(rows.schema) == {'2021'} and set(rows.iloc[0].modalities) == {'flair', 't1', 't1ce', 't2'}
+
+
+def test_a_case_to_predict_that_lacks_a_modality_is_refused_unless_that_is_allowed(copy):
+    (copy / FLAIR).unlink()
+    with pytest.raises(InputError, match='lacks flair; download'):
+        nifti.find_cases(copy, '2021')
+    assert nifti.find_cases(copy, '2021', missing_modalities=True).set_index('case').modalities[CASE]['flair'] is None

@@ -80,6 +80,15 @@ def test_a_non_finite_batch_changes_nothing_but_the_step():
         assert np.array_equal(before, now)
 
 
+def test_a_gradient_that_is_not_finite_is_caught_where_the_loss_is(monkeypatch):
+    """The square root of 0 has an infinite slope."""
+    monkeypatch.setattr(steps.losses, 'total', lambda config, logits, *_: (jnp.sqrt(0 * logits[0].sum()), {}))
+    step, state, mesh = build(tiny(augment={'spatial_probability': 0.0, 'intensity_probability': 0.0}))
+    after, metrics = step(state, sharding.put(disks(), mesh))
+    assert metrics['loss'] == 0 and metrics['finite'] == 0 and int(after.step) == 1
+    assert all(np.array_equal(a, b) for a, b in zip(*map(jax.tree.leaves, (state.params, after.params))))
+
+
 def test_padding_samples_do_not_count():
     step, state, mesh = build(tiny(augment={'spatial_probability': 0.0, 'intensity_probability': 0.0}))
     whole = disks(4)

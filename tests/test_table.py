@@ -107,6 +107,8 @@ def test_tolerance_and_challenge_are_told_beside_their_metrics():
     regions = summary(frame(surface_dice=[1.0, 0.5], lesion_dice=[1.0, 0.5]), tolerance=2.0, lesion='GLI')['regions']
     assert regions['WT']['surface_dice']['tolerance'] == 2.0
     assert regions['WT']['lesion_dice']['challenge'] == 'GLI'
+    text = table.text(summary(frame(surface_dice=[1.0, 0.5], lesion_dice=[1.0, 0.5]), tolerance=2.0, lesion='GLI'))
+    assert 'surface dice (2 mm)' in text and 'lesion dice (GLI)' in text
 
 
 @pytest.mark.parametrize(('cases', 'message'), [

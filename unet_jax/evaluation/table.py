@@ -144,7 +144,7 @@ def aligned(rows: list[tuple[str, ...]], words: int) -> str:
 
 def remarks(entry: dict) -> list[str]:
     """What must be said beside the numbers of a row."""
-    said = {'undefined': '{} undefined, left out', 'infinite': '{} infinite, so the mean is', 'challenge': 'BraTS {}'}
+    said = {'undefined': '{} undefined, left out', 'infinite': '{} infinite, so the mean is'}
     return [words.format(entry[key]) for key, words in said.items() if entry.get(key)]
 
 
@@ -161,6 +161,7 @@ def text(summary: dict) -> str:
                 continue
             label = name.replace('_', ' ')
             label += f' ({entry["tolerance"]:g} {units})' if 'tolerance' in entry else ''
+            label += f' ({entry["challenge"]})' if entry.get('challenge') else ''
             label += f' ({units})' if name in DISTANCES else ''
             rows.append((region, label, number(entry['mean'], name),
                          f'{number(entry["low"], name)} .. {number(entry["high"], name)}',

@@ -63,7 +63,8 @@ def create_programs(experiment: Experiment, *, devices: list | None = None) -> P
     sharding.check_batch_size(config.evaluation.batch_size, mesh, 'config.evaluation.batch_size')
     transform = optimizer.create(config.optimizer, config.train.steps)
     schedule = optimizer.learning_rate(config.optimizer, config.train.steps)
-    step = steps.make_train_step(config, experiment.module, transform, experiment.of, schedule)
+    step = steps.make_train_step(config, experiment.module, transform, experiment.of, schedule,
+                                 lambda x: jax.lax.with_sharding_constraint(x, sharding.of_batch(mesh)['image']))
     predict = steps.make_predict_step(config, experiment.module, experiment.of)
 
     def create() -> states.State:

@@ -53,10 +53,12 @@ def forward(config: ConfigDict, module, params, image: jax.Array) -> list[jax.Ar
 
 
 def make_train_step(config: ConfigDict, module, optimizer: optax.GradientTransformation, of: tuple[int, ...],
-                    schedule: optax.Schedule) -> Callable[[State, dict], tuple[State, Metrics]]:
+                    schedule: optax.Schedule, place: Callable = lambda x: x
+                    ) -> Callable[[State, dict], tuple[State, Metrics]]:
     """The pure function (state, batch) -> (state, metrics); `of` are the bit sets of the regions.
 
     A third argument, the seed of the augmentation, is config.seed unless runs of several seeds share the program.
+    `place` says where augmented images and labels lie, which the compiler loses track of in the augmentation.
     Metrics are scalars: loss, its terms, gradient_norm, learning_rate and `finite`, 1 where the loss and the
     gradient are; where they are not, only the step counts on.
     """
@@ -64,7 +66,7 @@ def make_train_step(config: ConfigDict, module, optimizer: optax.GradientTransfo
 
     def train_step(state: State, batch: dict, seed: int | jax.Array = config.seed) -> tuple[State, Metrics]:
         image, label = prepare(batch, config, jax.random.fold_in(jax.random.key(0), seed))
-        target = labels.region_masks(label, of)
+        image, target = place(image), labels.region_masks(place(label), of)
 
         def objective(params):
             return losses.total(config.loss, forward(config, module, params, image), target, batch['valid'])
