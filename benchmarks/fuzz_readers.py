@@ -280,6 +280,12 @@ def attempt(reader: str, number: int, structures: tuple = ()) -> str:
             return f'{type(error).__name__}: {str(error)[:200]}'
 
 
+def peak_memory() -> int:
+    """Bytes that this program has held at once; getrusage would count those of the one that started it, too."""
+    line = next(line for line in Path('/proc/self/status').read_text().splitlines() if line.startswith('VmHWM'))
+    return int(line.split()[1]) * 1024
+
+
 def work(reader: str, numbers: range, structures: tuple, pipe) -> None:
     """Sends (number, outcome) of each mutant; memory is that of the whole process, so 2 GB are an upper bound."""
     logging.disable()
@@ -287,7 +293,7 @@ def work(reader: str, numbers: range, structures: tuple, pipe) -> None:
     resource.setrlimit(resource.RLIMIT_AS, (4 * BYTES, 4 * BYTES))  # a larger request is refused, not granted
     for number in numbers:
         outcome = attempt(reader, number, structures)
-        memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+        memory = peak_memory()
         pipe.send((number, f'{memory / 1e9:.1f} GB of memory' if memory > BYTES else outcome))
     pipe.send(None)
 
