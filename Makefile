@@ -15,7 +15,7 @@ demo: $(VENV)/ready
 	$(BIN)/python main.py --config configs/phantom.py
 
 test: lint
-	JAX_PLATFORMS=cpu $(BIN)/python -m pytest -q
+	JAX_PLATFORMS=cpu $(BIN)/python -m pytest -q -n 2 --dist loadfile
 
 lint: $(VENV)/ready-test
 	$(BIN)/ruff check .
@@ -41,3 +41,22 @@ lock:
 
 clean:
 	rm -rf $(VENV) $(VENV)-lock runs
+
+# Against PyTorch, MONAI and segmentation-models-pytorch, in a venv of its own; about 40 minutes on two quiet cores.
+# The tables go to benchmarks/results/. `make benchmark ROOT=DIR` trains end to end on the images of a COCO folder.
+BENCHMARK := .venv-benchmark
+.PHONY: benchmark
+benchmark: $(BENCHMARK)/ready
+	for case in 2d 3d; do $(BENCHMARK)/bin/python benchmarks/step.py --case=$$case || exit 1; done
+	$(BENCHMARK)/bin/python benchmarks/end_to_end.py --root=$(ROOT)
+	$(BENCHMARK)/bin/python benchmarks/inference.py
+	$(BENCHMARK)/bin/python benchmarks/startup.py --root=$(ROOT)
+	$(BENCHMARK)/bin/python benchmarks/scaling.py
+	if command -v nvidia-smi >/dev/null; then $(BENCHMARK)/bin/python benchmarks/gpu.py; fi
+
+$(BENCHMARK)/ready: $(LOCK) benchmarks/requirements.txt
+	$(PYTHON) -m venv $(BENCHMARK)
+	echo '*' > $(BENCHMARK)/.gitignore
+	$(BENCHMARK)/bin/python -m pip install -q --disable-pip-version-check -r $(LOCK)
+	$(BENCHMARK)/bin/python -m pip install -q --disable-pip-version-check -c $(LOCK) -r benchmarks/requirements.txt
+	touch $@

@@ -10,7 +10,7 @@ from ml_collections import config_flags
 from unet_jax.errors import InputError
 from unet_jax.workdir import load_config
 
-flags.DEFINE_enum('mode', 'train', ['annotate', 'train', 'evaluate', 'predict', 'compare'], 'What to do.')
+flags.DEFINE_enum('mode', 'train', ['annotate', 'train', 'evaluate', 'predict', 'compare', 'plan'], 'What to do.')
 flags.DEFINE_string('workdir', None, 'Where everything is written; runs/<name of the config> by default.')
 flags.DEFINE_string('subset', 'test', 'evaluate, compare: which subset.')
 flags.DEFINE_string('checkpoint', 'best', "evaluate, predict: 'best', 'latest', a step; best,400 averages.")
@@ -18,6 +18,7 @@ flags.DEFINE_list('ensemble', [], 'evaluate, predict: more work directories, suc
 flags.DEFINE_string('other', None, 'compare: the work directory to compare --workdir with; both evaluated before.')
 flags.DEFINE_string('input', None, 'predict: an image, an HDF5 slice, a case of volumes, or a folder of them.')
 flags.DEFINE_string('output', None, 'predict: the folder for masks and overlays; <workdir>/predictions by default.')
+flags.DEFINE_float('memory', None, 'plan: GB that each device may use; all that it has by default.')
 flags.DEFINE_list('allow_changes', [], 'train: fields in which a run that goes on may differ, as train.steps.')
 flags.DEFINE_boolean('distributed', None, 'One of several processes; found out under SLURM, Kubernetes and Cloud TPU.')
 config_flags.DEFINE_config_file('config', None, 'A file of configs/; a work directory has its own, saved, config.')
@@ -47,18 +48,27 @@ def parse(argv: list[str]) -> list[str]:
 
 def main(_: list[str]) -> None:
     absl_logging.set_verbosity(absl_logging.WARNING)  # orbax reports every file it touches
-    from unet_jax.modes import annotate, compare, evaluate, predict, start, train  # jax starts once the flags are good
+    # jax starts once the flags are good; a mode is loaded by itself, as scipy.stats and matplotlib take a second
+    from unet_jax.modes import start
     config, folder = FLAGS.config, Path(FLAGS.workdir)
     start.start(config, folder, distributed=FLAGS.distributed)
     if FLAGS.mode == 'annotate':
+        from unet_jax.modes import annotate
         annotate.annotate(config, folder)
     elif FLAGS.mode == 'train':
+        from unet_jax.modes import train
         train.train(config, folder, allow=tuple(FLAGS.allow_changes))
     elif FLAGS.mode == 'evaluate':
+        from unet_jax.modes import evaluate
         evaluate.evaluate(config, folder, subset=FLAGS.subset, which=FLAGS.checkpoint, ensemble=FLAGS.ensemble)
+    elif FLAGS.mode == 'plan':
+        from unet_jax.modes import plan
+        plan.plan(config, memory=FLAGS.memory)
     elif FLAGS.mode == 'compare':
+        from unet_jax.modes import compare
         compare.compare(folder, FLAGS.other, subset=FLAGS.subset)
     else:
+        from unet_jax.modes import predict
         predict.predict(config, folder, source=FLAGS.input, output=FLAGS.output, which=FLAGS.checkpoint,
                         ensemble=FLAGS.ensemble)
 

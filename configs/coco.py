@@ -2,6 +2,9 @@
 
     python main.py --config=configs/coco.py --config.data.root=DIR
 
+Br35H (406 images to train on, 87 valid, 87 test), 2 cores of an AMD EPYC with AVX-512, Python 3.11, jax 0.10.2,
+nothing compiled before: 5:52 in all, test Dice 0.908 (mean over images, 95 % interval 0.877 to 0.930), pooled 0.908.
+With --config.train.steps=2600: 9:32, 0.916.
 """
 from configs import default
 
@@ -14,6 +17,6 @@ def get_config():
         config.augment.update({'flip': (True, True), 'rotation': 30.0, 'spatial_probability': 0.9, 'elastic': 2.0,
                                'elastic_grid': 6, 'intensity_probability': 0.2})
         config.optimizer.update({'learning_rate': 3e-3, 'arguments': (('weight_decay', 1e-2),), 'ema': 0.995})
-        config.train.update({'steps': 2600, 'batch_size': 12, 'evaluate_every': 650, 'checkpoint_every': 650})
+        config.train.update({'steps': 1800, 'batch_size': 12, 'evaluate_every': 600, 'checkpoint_every': 600})
         config.evaluation.flips = True
     return config.lock()

@@ -98,6 +98,8 @@ def get_config() -> ConfigDict:
     train.skip_nonfinite = 5  # updates in a row that may be skipped because loss or gradient were not finite
     train.keep = 2  # newest checkpoints kept, beside the best
     train.input_timeout = 600.0  # seconds to wait for a batch before the run ends and says so
+    train.resident = False  # keep all images in the devices' memory, shared out, where half of it holds them
+    train.steps_per_dispatch = 1  # steps in one program; more help where a step takes under some milliseconds
     train.fsdp = 1  # devices that share one copy of parameters, averages and optimiser state; divides their number
     train.spatial = 1  # devices that share each sample, cut along its first axis; for volumes too large for one
     train.deterministic = False  # on a GPU: one order of summation, so equal runs are equal bits; cost not measured

@@ -17,5 +17,5 @@ def get_config():
                              'decoder_blocks': (1, 1)})
         config.evaluation.flips = True
         config.optimizer.update({'learning_rate': 3e-3, 'warmup': 50})
-        config.train.update({'steps': 660, 'batch_size': 8, 'evaluate_every': 330, 'checkpoint_every': 330})
+        config.train.update({'steps': 720, 'batch_size': 8, 'evaluate_every': 360, 'checkpoint_every': 360})
     return config.lock()

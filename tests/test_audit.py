@@ -111,15 +111,17 @@ def test_areas_are_shares_of_the_image_over_the_images_with_tumour(data_set):
     assert given['train'] == {'images': 0, 'quantiles': []} and given['all'] == {'images': 3, 'quantiles': [0.5] * 7}
 
 
-def test_masks_in_other_files_need_functions_and_are_noted(tmp_path):
+def test_masks_in_other_files_are_counted_by_their_reader(tmp_path):
     rows = [{'file_name': f'{i}.h5', 'width': 4, 'height': 4, 'subset': s, 'image_id': str(i), 'path': f'{i}.h5',
-             'group': str(i), 'case': str(i), 'category_id': 1, 'segmentation': {'file': f'{i}.h5', 'channel': 0}}
+             'group': str(i), 'case': str(i), 'category_id': 1,
+             'segmentation': {'file': f'{i}.h5', 'channel': 0, 'pixels': 4}}
             for i, s in enumerate(('train', 'test'))]
     found = audit(frame.build(rows), tmp_path)
-    assert found['areas'] is None and found['twins'] is None and found['rectangles'] is None
-    assert len(found['notes']) == 3 and 'thumbnail' in table(found) and 'attrs' in table(found)
-    found = audit(frame.build(rows), tmp_path, thumbnail=lambda row: smooth(0), area=lambda row: 0.25)
-    assert found['twins']['count'] == 1 and found['areas']['all']['quantiles'][3] == 0.25
+    assert found['areas']['all'] == {'images': 2, 'quantiles': [0.25] * 7}
+    assert found['twins'] is None and found['rectangles'] is None
+    assert len(found['notes']) == 1 and 'image files only' in table(found)
+    found = audit(frame.build(rows), tmp_path, thumbnail=lambda row: smooth(0), area=lambda row: 0.5)
+    assert found['twins']['count'] == 1 and found['areas']['all']['quantiles'][3] == 0.5
 
 
 def test_deep_images_are_compared_by_their_true_values(data_set):

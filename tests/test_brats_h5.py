@@ -55,7 +55,8 @@ def test_every_slice_and_class_present_has_a_row(made):
         assert rows.category_id.dropna().tolist() == [c for c, n in zip((1, 2, 4), counts) if n]
         assert len(rows) == max(1, (counts > 0).sum())
         for row in rows[rows.category_id.notna()].itertuples():
-            assert row.segmentation == {'file': row.path, 'channel': {1: 0, 2: 1, 4: 2}[row.category_id]}
+            k = {1: 0, 2: 1, 4: 2}[row.category_id]
+            assert row.segmentation == {'file': row.path, 'channel': k, 'pixels': counts.iloc[k]}
 
 
 def test_rows_name_file_size_patient_and_case(made):

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from jax import lax
 
+from unet_jax.model import convolution
 from unet_jax.model.convolution import by_planes, convolve
 
 LAYOUT = ('NXYZC', 'XYZIO', 'NXYZC')
@@ -35,3 +36,29 @@ def test_two_dimensions_and_kernels_of_one_voxel_are_xla_s_own(shape, kernel, la
 
     program = jax.make_jaxpr(one)(np.ones(shape, np.float32), np.ones(kernel, np.float32))
     assert [e.primitive.name for e in program.eqns] == ['conv_general_dilated']
+
+
+@pytest.mark.parametrize('shape, features', [((2, 8, 10, 3), 4), ((3, 7, 5, 6), 2), ((1, 12, 4, 4), 4)])
+@pytest.mark.parametrize('side', [3, 5])
+@pytest.mark.parametrize('chunk', [1, 3000, 1 << 20])
+def test_the_gradient_of_a_kernel_is_that_matrix_product(monkeypatch, shape, features, side, chunk):
+    monkeypatch.setattr(convolution, 'CHUNK', chunk)
+    rng = np.random.default_rng(1)
+    x, g = (rng.normal(size=(*shape[:-1], n)).astype(np.float32) for n in (shape[-1], features))
+    kernel = rng.normal(size=(side, side, shape[-1], features)).astype(np.float32)
+    expected, pull = jax.vjp(convolution.plain, x, kernel)
+    np.testing.assert_allclose(convolution.kernel_gradient(x, g, side), pull(g)[1], rtol=1e-4, atol=1e-4)
+    found, pull_found = jax.vjp(convolution.with_fast_gradient, x, kernel)
+    np.testing.assert_array_equal(found, expected)
+    for a, b in zip(pull_found(g), pull(g), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4)
+
+
+def test_large_images_take_the_matrix_product_on_old_jax_alone(monkeypatch):
+    monkeypatch.setattr(jax, 'device_count', lambda: 1)
+    images = np.ones((1, 8, 8, 2), np.float32), np.ones((3, 3, 2, 4), np.float32)
+    for version, worth, expected in (((0, 10, 2), 0, True), ((0, 10, 2), 1e9, False), ((0, 12, 0), 0, False)):
+        monkeypatch.setattr(jax, '__version_info__', version)
+        monkeypatch.setattr(convolution, 'WORTH', worth)
+        program = str(jax.make_jaxpr(lambda x, k: convolution.convolve_images(x, k, 1))(*images))
+        assert ('custom_vjp' in program) == expected

@@ -52,10 +52,10 @@ SAMPLES = {'train': made_up(11), 'valid': made_up(6, 1)}
 def compiled_once():
     create_programs, known = loop.create_programs, {}
 
-    def once(experiment, *, devices):
+    def once(experiment, *, devices, **options):
         key = experiment.config.to_json(), len(devices)
         if key not in known:
-            known[key] = create_programs(experiment, devices=devices)
+            known[key] = create_programs(experiment, devices=devices, **options)
         return known[key]
 
     loop.create_programs = once

@@ -26,10 +26,10 @@ def compiled_once():
     create = loop.create_programs
     known = {}
 
-    def once(experiment, *, devices):
+    def once(experiment, *, devices, **options):
         key = experiment.config.to_json(), len(devices)
         if key not in known:
-            known[key] = create(experiment, devices=devices)
+            known[key] = create(experiment, devices=devices, **options)
         return known[key]
 
     loop.create_programs = once

@@ -52,11 +52,11 @@ def audit(frame: pd.DataFrame, root: str | os.PathLike, *, categories: Iterable[
         'unlisted': _examples(_unlisted(images, root)),
         'leaking_groups': _examples(_leaking_groups(images)),
         'notes': []}
-    found['areas'] = None if volumes else _areas(images, area, chosen, found['notes'])
+    found['areas'] = None if volumes else _areas(images, area, chosen)
     found['twins'] = None if volumes else _twins(images, root, thumbnail, found['notes'], on_error)
     if drawn and found['rectangles'] > 0.9:
         found['notes'].append('box supervision: Dice measures box overlap')
-    if found['reader'] is None and not volumes:
+    if found['reader'] is None and not volumes and 'reference' not in kinds:
         found['notes'].append('what the reader left out is not known: this frame has lost its attrs, or had none')
     return found
 
@@ -153,11 +153,8 @@ def _leaking_groups(images: pd.DataFrame) -> list[str]:
     return count.index[count > 1].tolist()
 
 
-def _areas(images: pd.DataFrame, area: Callable | None, chosen: tuple[int, ...], notes: list[str]) -> dict | None:
+def _areas(images: pd.DataFrame, area: Callable | None, chosen: tuple[int, ...]) -> dict:
     """Quantiles of the share of the image that is tumour, over the images that show one."""
-    if area is None and any('file' in s for a in images['annotations'] for _, s in a if isinstance(s, dict)):
-        notes.append('tumour areas not looked at: the masks are stored in other files and no area function was given')
-        return None
     area = area or partial(_drawn_area, chosen=chosen)
     shares = np.array([area(row) for row in images.itertuples()], float)
     result = {}
@@ -197,6 +194,8 @@ def _volumes(frame: pd.DataFrame, images: pd.DataFrame) -> dict | None:
 
 def _drawn_area(row, chosen: tuple[int, ...]) -> float:
     drawn = [segmentation for category, segmentation in row.annotations if category in chosen]
+    if any(isinstance(s, dict) and 'pixels' in s for s in drawn):  # masks in files, whose classes exclude each other
+        return sum(s['pixels'] for s in drawn) / (row.height * row.width)
     return segmentations.area(drawn, row.height, row.width, where=row.path) / (row.height * row.width)
 
 
@@ -204,7 +203,7 @@ def _twins(images: pd.DataFrame, root: pathlib.Path, thumbnail: Callable | None,
            ) -> dict | None:
     """Pairs of images in different subsets whose thumbnails correlate by more than `TWIN`."""
     if thumbnail is None and not all(path.lower().endswith(IMAGES) for path in images['path']):
-        notes.append('near-duplicates not looked for: not image files, and no thumbnail function was given')
+        notes.append('near-duplicates are looked for among image files only')
         return None
     thumbnail = thumbnail or partial(_file_thumbnail, root=root)
     vectors = np.zeros((len(images), SIDE ** 2), np.float32)

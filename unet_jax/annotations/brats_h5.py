@@ -62,7 +62,8 @@ def read_frame(root: str | Path, *, split: tuple[float, float, float] = (0.7, 0.
                'case': f'volume_{volume}', 'slice': index, 'category_id': None, 'category': None, 'segmentation': None}
         present = [k for k, count in enumerate(counts[volume, index]) if count]
         rows += [row | {'category_id': CLASSES[k], 'category': schemas.SCHEMAS['2020'].names[CLASSES[k]],
-                        'segmentation': {'file': path, 'channel': k}} for k in present] or [row]
+                        'segmentation': {'file': path, 'channel': k, 'pixels': counts[volume, index][k]}}
+                 for k in present] or [row]
     return annotation_frame.build(rows)
 
 

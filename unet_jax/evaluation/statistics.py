@@ -1,6 +1,6 @@
 """How sure a mean over cases is, and whether two runs on the same cases differ."""
 import numpy as np
-from scipy import stats
+import scipy  # its parts are loaded when first used: scipy.stats takes half a second
 
 from unet_jax.errors import InputError
 
@@ -48,7 +48,7 @@ def signed_rank(differences: np.ndarray) -> float:
     finite = np.abs(differences[np.isfinite(differences)])
     limit = finite.max(initial=0.0) + 1
     ranked = np.clip(differences[differences != 0], -limit, limit)
-    return float(stats.wilcoxon(ranked).pvalue) if len(ranked) else 1.0
+    return float(scipy.stats.wilcoxon(ranked).pvalue) if len(ranked) else 1.0
 
 
 def paired(a, b, *, groups=None, lower_is_better: bool = False, seed: int = 0) -> dict[str, float]:

@@ -14,12 +14,12 @@ from unet_jax.errors import InputError
 from unet_jax.experiment import create, settle
 from unet_jax.modes import images, volumes
 from unet_jax.modes.annotate import annotate
-from unet_jax.modes.evaluate import evaluate
 from unet_jax.pipeline import stream
 from unet_jax.training import loop, sharding, together
 
 SAFE = ('train.log_every', 'train.evaluate_every', 'train.checkpoint_every', 'train.keep', 'train.input_timeout',
-        'train.fsdp', 'train.spatial', 'train.skip_nonfinite', 'data.cache', 'data.root', 'evaluation.')
+        'train.fsdp', 'train.spatial', 'train.resident', 'train.skip_nonfinite', 'data.cache', 'data.root',
+        'evaluation.')
 
 
 def train(config: ConfigDict, folder: Path, *, allow: tuple[str, ...] = ()) -> None:
@@ -41,6 +41,7 @@ def train(config: ConfigDict, folder: Path, *, allow: tuple[str, ...] = ()) -> N
         if not jax.process_index():
             print(f'Interrupted and saved. To go on: python main.py --mode=train --workdir={shlex.quote(str(folder))}')
         return
+    from unet_jax.modes.evaluate import evaluate  # a second of imports that the first step need not wait for
     subset = 'test' if (frame.subset == 'test').any() else config.train.validate
     for member in members:
         evaluate(member.experiment.config, member.folder, subset=subset, which='best')
@@ -146,7 +147,8 @@ def check_config(old: ConfigDict, new: ConfigDict, folder: Path, allow: tuple[st
     if unknown:
         raise InputError(f'--allow_changes={",".join(unknown)}: no such field; those that differ here: '
                          f'{", ".join(changed) or "none"}')
-    refused = {k: v for k, v in changed.items() if not k.startswith(safe) and k not in allow}
+    free = (*safe, *allow)
+    refused = {k: v for k, v in changed.items() if k not in free and not k.startswith('evaluation.')}
     if refused:
         lines = '\n'.join(f'  {field}: {was!r} there, {now!r} here' for field, (was, now) in refused.items())
         raise InputError(f'{folder} holds a run with another config:\n{lines}\nName another --workdir, leave out '

@@ -29,20 +29,21 @@ def members(samples: int, *, seed: int, step: int, batch_size: int) -> list[tupl
     return list(zip(visits, map(int, map(order(samples, seed=seed).__getitem__, visits))))
 
 
-def dataset(samples: Samples, *, seed: int, batch_size: int, process: int = 0, processes: int = 1) -> grain.MapDataset:
+def dataset(samples: Samples, *, seed: int, batch_size: int, process: int = 0, processes: int = 1,
+            arrays: bool = True) -> grain.MapDataset:
     """The endless stream of training batches: element `step` is this process's share of that step's batch.
 
     A batch holds image (b, H, W, C), label (b, H, W), index (b,) position in `samples`, visit (b,) running number in
     the stream, valid (b,) ones; b = batch_size / processes. Every epoch is shuffled anew, before the stride over
-    processes, which would otherwise pair neighbouring slices.
+    processes, which would otherwise pair neighbouring slices. Without `arrays` there are no images and labels, for a
+    step that has them at hand.
     """
     if batch_size % processes:
         raise ValueError(f'batch size {batch_size} does not divide over {processes} processes')
 
     def sample(visit: int, index: int) -> Batch:
-        image, label = samples.sample(index, seed=seed, visit=visit)
-        return {'image': image, 'label': label, 'index': np.int32(index), 'visit': np.uint32(visit),
-                'valid': np.float32(1)}
+        found = dict(zip(('image', 'label'), samples.sample(index, seed=seed, visit=visit))) if arrays else {}
+        return {**found, 'index': np.int32(index), 'visit': np.uint32(visit), 'valid': np.float32(1)}
 
     share = order(len(samples.rows), seed=seed).map_with_index(sample)[process::processes]
     return share.batch(batch_size // processes, drop_remainder=True)

@@ -165,7 +165,8 @@ def _overlays(examples: Sequence[Example], pictures: Path) -> str:
         figure = overlays.overlay(example.image, example.reference, example.prediction, example.names,
                                   title=example.case, spacing=example.spacing, channel=example.channel,
                                   orientation=example.orientation)
-        safe = re.sub(r'[^A-Za-z0-9._-]+', '_', example.case)[:80]
+        stem = re.sub(r'\.(png|jpe?g|bmp|tiff?|webp|gif)$', '', example.case, flags=re.IGNORECASE)
+        safe = re.sub(r'[^A-Za-z0-9._-]+', '_', stem)[:80]
         path = overlays.save(figure, pictures / f'{example.kind}-{number}-{safe}.png')
         scores = ', '.join(f'{escape(name)} {_number(score)}' for name, score in example.scores.items())
         if example.prediction is not None and not example.prediction.any():

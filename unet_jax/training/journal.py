@@ -57,7 +57,10 @@ class Journal:
         self.waited += time.perf_counter() - start
 
     def record(self, step: int, metrics: dict[str, jax.Array], images: int) -> None:
-        """Keeps the metrics of a step that is still running; reads those of the one before."""
+        """Keeps the metrics of a step that is still running; reads those of the one before.
+
+        Of several steps in one program the metrics are (n,), `step` is the last, and `images` those of all.
+        """
         self.read_pending()
         self.pending, self.images = (step, metrics), self.images + images
 
@@ -65,14 +68,20 @@ class Journal:
         """Sets `problem` when loss or gradient were not finite more often in a row than allowed."""
         if self.pending is None:
             return
-        step, metrics = self.pending
-        values = {name: float(value) for name, value in jax.device_get(metrics).items()}
+        last, metrics = self.pending
         self.pending = None
+        columns = {name: np.atleast_1d(value) for name, value in jax.device_get(metrics).items()}
+        rows = [dict(zip(columns, map(float, row))) for row in zip(*columns.values(), strict=True)]
+        for step, values in enumerate(rows, start=last - len(rows) + 1):
+            self.read(step, values)
+
+    def read(self, step: int, values: dict[str, float]) -> None:
+        """The metrics of one step."""
         self.window.append({name: value if math.isfinite(value) else None for name, value in values.items()})
         self.skipped = 0 if values['finite'] else self.skipped + 1
         if self.skipped:
             self.write_nonfinite(step, values)
-        if self.skipped > self.allowed:
+        if self.skipped > self.allowed and not self.problem:
             self.problem = (f'step {step}: loss or gradient were not finite {self.skipped} times in a row, more than '
                             f'config.train.skip_nonfinite; the samples are named in {self.folder / "nonfinite"}. '
                             'Look at them, or try a lower config.optimizer.learning_rate or float32')

@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.experimental import multihost_utils
+from ml_collections import ConfigDict
 from tqdm import tqdm
 
 from unet_jax.annotations import labels
@@ -18,7 +19,7 @@ from unet_jax.experiment import Experiment, init_params
 from unet_jax.pipeline import stream
 from unet_jax.pipeline.cache import Samples
 from unet_jax.progress import bar
-from unet_jax.training import checkpoint, optimizer, sharding
+from unet_jax.training import checkpoint, dispatch, optimizer, sharding
 from unet_jax.training import state as states
 from unet_jax.training import step as steps
 from unet_jax.training.journal import Journal
@@ -54,13 +55,14 @@ def asked_to_stop() -> Iterator[list[str]]:
             signal.signal(number, handler)
 
 
-def create_programs(experiment: Experiment, *, devices: list | None = None) -> Programs:
-    """The compiled functions of `experiment` for `devices` (all by default), compiled when first called."""
+def create_programs(experiment: Experiment, *, devices: list | None = None, samples: Samples | None = None
+                    ) -> Programs:
+    """The compiled functions of `experiment` for `devices` (all by default), compiled when first called.
+
+    With config.train.resident the training step takes its images from `samples`, put into the devices' memory.
+    """
     config = experiment.config
-    mesh = sharding.create_mesh(devices, fsdp=config.train.fsdp, spatial=config.train.spatial)
-    sharding.check_size(tuple(config.data.size), mesh)
-    sharding.check_batch_size(config.train.batch_size, mesh, 'config.train.batch_size')
-    sharding.check_batch_size(config.evaluation.batch_size, mesh, 'config.evaluation.batch_size')
+    mesh = create_mesh(config, devices)
     transform = optimizer.create(config.optimizer, config.train.steps)
     schedule = optimizer.learning_rate(config.optimizer, config.train.steps)
     step = steps.make_train_step(config, experiment.module, transform, experiment.of, schedule,
@@ -80,10 +82,20 @@ def create_programs(experiment: Experiment, *, devices: list | None = None) -> P
     abstract = jax.eval_shape(create)
     placed = sharding.of_state(abstract, mesh)
     everywhere, split = sharding.replicated(mesh), sharding.of_batch(mesh)
+    data = dispatch.resident(samples, config.train, mesh)
     return Programs(lambda: jax.device_put(create(), placed),
-                    jax.jit(step, donate_argnums=0, in_shardings=(placed, split), out_shardings=(placed, everywhere)),
+                    dispatch.compiled(step, config.train, mesh, placed, data),
                     jax.jit(overlap, in_shardings=(placed.ema_params, split), out_shardings=everywhere),
                     mesh, abstract, placed)
+
+
+def create_mesh(config: ConfigDict, devices: list | None = None) -> jax.sharding.Mesh:
+    """The mesh of a config. Raises InputError where sizes do not divide over it."""
+    mesh = sharding.create_mesh(devices, fsdp=config.train.fsdp, spatial=config.train.spatial)
+    sharding.check_size(tuple(config.data.size), mesh)
+    sharding.check_batch_size(config.train.batch_size, mesh, 'config.train.batch_size')
+    sharding.check_batch_size(config.evaluation.batch_size, mesh, 'config.evaluation.batch_size')
+    return mesh
 
 
 class Run(NamedTuple):
@@ -104,9 +116,11 @@ def train(experiment: Experiment, samples: dict[str, Samples], folder: Path, *, 
     events into `folder`. Raises InputError when loss or gradient were not finite too often in a row, when input
     cannot be read and when the disk is full; whatever was reached is saved first, where it can be.
     """
-    config, programs = experiment.config.train, create_programs(experiment, devices=devices)
+    config = experiment.config.train
+    programs = create_programs(experiment, devices=devices, samples=samples['train'])
     state, notes = restore_or_create(programs, folder / 'checkpoints')
     start = int(state.step)
+    dispatch.check(config, start)
     batches = input_batches(experiment, samples['train'], start)
     journal = Journal(folder, start=start, notes=notes, skip_nonfinite=config.skip_nonfinite,
                       samples_of=lambda step: name_samples(experiment, samples['train'], step))
@@ -124,18 +138,20 @@ def train(experiment: Experiment, samples: dict[str, Samples], folder: Path, *, 
 def take_steps(run: Run, state: states.State, start: int, batches: Iterator[stream.Batch]) -> bool:
     """From step `start` to the last. False if asked to stop before, in which case all is saved."""
     config, journal = run.experiment.config.train, run.journal
-    for step in range(start + 1, config.steps + 1):
+    together = config.steps_per_dispatch
+    for step in range(start + together, config.steps + 1, together):
         try:
             with journal.waiting():
-                batch = next(batches)
+                batch = dispatch.stack([next(batches) for _ in range(together)])
         except InputError:  # of one process, so the others cannot join in saving
-            if jax.process_count() == 1 and step - 1 > start and step - 1 not in checkpoint.steps(run.checkpoints):
+            done = step - together
+            if jax.process_count() == 1 and done > start and done not in checkpoint.steps(run.checkpoints):
                 journal.read_pending()
                 save(run, state, score=None, due=False)
             raise
-        state, metrics = run.programs.train(state, sharding.put(batch, run.programs.mesh))
-        journal.record(step, metrics, config.batch_size)
-        run.progress.update()
+        state, metrics = run.programs.train(state, sharding.put(batch, run.programs.mesh, several=together > 1))
+        journal.record(step, metrics, together * config.batch_size)
+        run.progress.update(together)
         last = step == config.steps
         if last or step % config.log_every == 0:
             run.progress.set_postfix_str(journal.write_window(step), refresh=False)
@@ -175,7 +191,8 @@ def input_batches(experiment: Experiment, samples: Samples, start: int) -> Itera
     """This process's share of the batches after step `start`."""
     config = experiment.config
     data = stream.dataset(samples, seed=config.seed, batch_size=config.train.batch_size,
-                          process=jax.process_index(), processes=jax.process_count())
+                          process=jax.process_index(), processes=jax.process_count(),
+                          arrays=not dispatch.fits(samples, config.train))
     return stream.iterate(data, start=start, timeout=config.train.input_timeout)
 
 

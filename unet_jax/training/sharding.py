@@ -86,10 +86,15 @@ def split(mesh: Mesh) -> NamedSharding:
     return NamedSharding(mesh, PartitionSpec(('data', 'fsdp')))
 
 
-def of_batch(mesh: Mesh) -> dict[str, NamedSharding]:
-    """Of every array of a batch, as `pipeline.stream` makes it: images and labels along their first axis too."""
-    inside = NamedSharding(mesh, PartitionSpec(('data', 'fsdp'), 'spatial'))
-    return {'image': inside, 'label': inside, **dict.fromkeys(('index', 'visit', 'valid'), split(mesh))}
+def of_batch(mesh: Mesh, *, several: bool = False) -> dict[str, NamedSharding]:
+    """Of every array of a batch, as `pipeline.stream` makes it: images and labels along their first axis too.
+
+    several: of batches stacked along a new first axis, which stays whole.
+    """
+    before = (None,) if several else ()
+    inside = NamedSharding(mesh, PartitionSpec(*before, ('data', 'fsdp'), 'spatial'))
+    return {'image': inside, 'label': inside, **dict.fromkeys(
+        ('index', 'visit', 'valid'), NamedSharding(mesh, PartitionSpec(*before, ('data', 'fsdp'))))}
 
 
 def of_state(tree: Any, mesh: Mesh) -> Any:
@@ -107,9 +112,9 @@ def of_state(tree: Any, mesh: Mesh) -> Any:
     return jax.tree.map(one, tree)
 
 
-def put(batch: dict[str, np.ndarray], mesh: Mesh) -> dict[str, jax.Array]:
-    """This process's share of a batch -> the global batch, split over the mesh."""
-    shardings = of_batch(mesh)
+def put(batch: dict[str, np.ndarray], mesh: Mesh, *, several: bool = False) -> dict[str, jax.Array]:
+    """This process's share of a batch, or of several stacked ones -> the global batch, split over the mesh."""
+    shardings = of_batch(mesh, several=several)
     return {name: jax.make_array_from_process_local_data(shardings[name], array) for name, array in batch.items()}
 
 
@@ -171,3 +176,11 @@ def gather(items: list[Any]) -> list[Any]:
     lengths = multihost_utils.process_allgather(np.int64(len(text)))
     texts = multihost_utils.process_allgather(np.pad(text, (0, int(lengths.max()) - len(text))))
     return [item for row, n in zip(texts, lengths) for item in json.loads(row[:n].tobytes())]
+
+
+def device_memory() -> float:
+    """Bytes that a device has: an accelerator's own, or its share of the computer's."""
+    stats = jax.local_devices()[0].memory_stats() or {}
+    if 'bytes_limit' in stats:
+        return float(stats['bytes_limit'])
+    return os.sysconf('SC_PAGE_SIZE') * os.sysconf('SC_PHYS_PAGES') / jax.local_device_count()

@@ -1,0 +1,131 @@
+"""The benchmarks' own arithmetic: pairs, turns, tables, workers; and that both libraries run the same network."""
+import importlib
+import sys
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+
+FOLDER = Path(__file__).resolve().parents[1] / 'benchmarks'
+
+
+@pytest.fixture(autouse=True)
+def found(monkeypatch):
+    monkeypatch.syspath_prepend(FOLDER)
+    monkeypatch.setenv('XLA_FLAGS', '')  # `start` adds to it
+    cache = jax.config.jax_compilation_cache_dir
+    yield
+    jax.config.update('jax_compilation_cache_dir', cache)
+
+
+@pytest.fixture
+def common():
+    return importlib.import_module('common')
+
+
+def test_ratio_is_of_pairs_not_of_medians(common):
+    assert common.ratio([1.0, 2.0, 4.0], [2.0, 2.0, 4.0]) == (1.0, 1.0, 2.0)
+    assert common.ratio([2.0], [3.0])[0] == 1.5  # theirs takes longer: above 1 we are faster
+    for pair in (([1.0], [1.0, 2.0]), ([], [])):
+        with pytest.raises(ValueError, match='no pairs'):
+            common.ratio(*pair)
+
+
+def test_turns_alternate_and_every_other_round_is_reversed(common):
+    order = []
+    entries = {name: lambda n=name: order.append(n) or float(len(order)) for name in 'abc'}
+    assert common.in_turn(entries, 3) == {'a': [1.0, 6.0, 7.0], 'b': [2.0, 5.0, 8.0], 'c': [3.0, 4.0, 9.0]}
+    assert ''.join(order) == 'abccbaabc'
+
+
+def test_seconds_leaves_out_the_first_call_and_counts_the_others(common, monkeypatch):
+    clock = {'now': 0.0, 'calls': 0}
+    monkeypatch.setattr(common.time, 'perf_counter', lambda: clock['now'])
+
+    def run():
+        clock['now'] += 10.0 if clock['calls'] == 0 else 0.25
+        clock['calls'] += 1
+
+    assert common.seconds(run, least=1.0) == 0.25
+    assert clock['calls'] == 5
+
+
+def test_table_says_what_was_not_measured(common):
+    lines = common.table(['what', 'number'], [['a', 1234567], ['b', 0.123456], ['c', None]]).splitlines()
+    assert lines == ['| what |       number |', '|------|-------------:|', '| a    |    1,234,567 |',
+                     '| b    |       0.1235 |', '| c    | not measured |']
+
+
+def test_report_names_date_hardware_versions_and_commit(common, tmp_path, capsys):
+    path = common.report('step', 'A title', [common.table(['a'], [[1.0]])], results=tmp_path / 'new', variant='2d')
+    text = path.read_text()
+    assert path.name.startswith('step-2d-20') and path.suffix == '.md'
+    assert text == capsys.readouterr().out.removesuffix('\n')
+    for name in ('Date: 20', 'Hardware: ', ' cores of ', 'Python 3', f'jax {jax.__version__}', 'Commit: '):
+        assert name in text
+
+
+WORKER = '''
+import sys
+sys.path.insert(0, {folder!r})
+import common
+
+def half(x):
+    print('not an answer')
+    return {{'half': x / 2}}
+
+common.serve({{'half': half, 'fail': lambda: 1 / 0}})
+'''
+
+
+def test_a_worker_answers_whatever_it_prints_and_says_when_it_ends(common, tmp_path):
+    script = tmp_path / 'worker.py'
+    script.write_text(WORKER.format(folder=str(FOLDER)))
+    with common.Worker(str(script), 'test') as worker:
+        assert worker.ask('half', x=3) == {'half': 1.5}
+        assert worker.ask('half', x=5) == {'half': 2.5}
+        with pytest.raises(RuntimeError, match="the test worker ended with status 1 at 'fail'"):
+            worker.ask('fail')
+
+
+@pytest.mark.skipif(sys.platform != 'linux', reason='reads /proc')
+def test_peak_memory_is_that_of_the_call(common):
+    before = common.resident()
+    assert common.peak_resident(lambda: np.ones(8_000_000).sum()) - before > 55  # 61 MiB, some of them there before
+    assert common.peak_resident(lambda: None) - before < 30
+
+
+def test_a_moment_is_shared_and_a_gap_belongs_to_the_operator_with_threads_of_its_own():
+    operators = importlib.import_module('operators')
+    events = [(0.0, 1.0, 'conv'), (0.5, 1.0, 'add'), (3.0, 4.0, 'add')]
+    assert operators.share_out(events, {'conv'}) == pytest.approx({'conv': 0.75 + 2.0, 'add': 0.25 + 1.0})
+
+
+def test_operators_are_told_apart_by_where_they_are_in_the_network():
+    operators = importlib.import_module('operators')
+    metadata = 'metadata={op_name="jit(train_step)/transpose(jvp(UNet))/encoder_0/conv/conv_general_dilated"}'
+    known = operators.kinds(f'  %convolution.5 = f32[2,8,8,4]{{3,2,1,0}} convolution(%a, %b), {metadata}\n'
+                            '  ROOT %copy.1 = f32[4]{0} copy(%c)')
+    assert known['convolution.5'] == ('gradient', 'encoder_0/conv/conv_general_dilated', 'f32[2,8,8,4]', 'convolution')
+    assert operators.group('convolution.5', known['convolution.5']) == 'convolution, gradient'
+    assert operators.group('copy.1', known['copy.1']) == 'copy'
+
+
+@pytest.mark.parametrize('size,downsample', [((16, 16), 'max'), ((8, 8, 8), 'conv')])
+def test_pytorch_computes_the_same_network_and_loss(size, downsample):
+    torch = pytest.importorskip('torch')
+    networks_jax, networks_torch = map(importlib.import_module, ('networks_jax', 'networks_torch'))
+    one = networks_jax.Side(networks_jax.create(size, 4, (4, 8), batch=2, downsample=downsample))
+    module = networks_torch.UNet(len(size), 4, (4, 8), 3, 2, downsample)
+    networks_torch.load(module, networks_jax.flat(one.state.params))
+    assert networks_torch.parameters(module) == networks_jax.parameters(one.state.params)
+    target = np.stack([(one.host['label'] & bits) > 0 for bits in one.experiment.of], -1).astype(np.float32)
+    assert 0 < target.mean() < 1
+    logits = np.asarray(one.forward())
+    side = networks_torch.Side(module, np.asarray(one.image), target, compiled=False, channels_last=True,
+                               bfloat16=False)
+    np.testing.assert_allclose(np.moveaxis(side.forward().numpy(), 1, -1), logits, atol=1e-4)
+    loss = float(networks_torch.loss(torch.from_numpy(np.moveaxis(logits, -1, 1).copy()), side.target))
+    assert float(one.train()['loss']) == pytest.approx(loss, rel=1e-4)
+    assert float(side.train()) == pytest.approx(loss, rel=1e-4)

@@ -1,0 +1,62 @@
+"""With which configs a run goes on."""
+import json
+
+import pytest
+
+from configs.default import get_config
+from unet_jax.errors import InputError
+from unet_jax.modes.train import check_config
+
+
+def changed(**fields):
+    config = get_config()
+    with config.unlocked():
+        for name, value in fields.items():
+            section, _, field = name.partition('__')
+            config[section][field] = value
+    return config
+
+
+def test_the_same_config_goes_on_and_leaves_no_note(tmp_path):
+    check_config(get_config(), get_config(), tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_field_that_changes_steps_is_refused_with_both_values(tmp_path):
+    with pytest.raises(InputError) as caught:
+        check_config(get_config(), changed(optimizer__learning_rate=0.5, train__keep=9), tmp_path)
+    said = str(caught.value)
+    assert 'optimizer.learning_rate: 0.001 there, 0.5 here' in said and 'train.keep: ' not in said
+    assert '--allow_changes=optimizer.learning_rate' in said and not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize('fields', [{'train__log_every': 7}, {'train__keep': 5}, {'evaluation__threshold': 0.4},
+                                    {'data__root': 'elsewhere'}, {'train__fsdp': 2}])
+def test_a_field_that_changes_no_step_is_free_and_noted(tmp_path, fields):
+    check_config(get_config(), changed(**fields), tmp_path)
+    (line,) = (tmp_path / 'config_changes.jsonl').read_text().splitlines()
+    assert list(json.loads(line)['changed']) == [next(iter(fields)).replace('__', '.')]
+
+
+def test_what_is_allowed_by_name_goes_through(tmp_path):
+    check_config(get_config(), changed(augment__rotation=3.0), tmp_path, allow=('augment.rotation',))
+    assert 'augment.rotation' in (tmp_path / 'config_changes.jsonl').read_text()
+
+
+def test_more_steps_stretch_a_schedule_so_they_are_an_explicit_act(tmp_path):
+    with pytest.raises(InputError, match='train.steps: 1000 there, 2000 here'):
+        check_config(get_config(), changed(train__steps=2000), tmp_path)
+    check_config(get_config(), changed(train__steps=2000), tmp_path, allow=('train.steps',))
+    constant = changed(optimizer__schedule='constant')
+    check_config(constant, changed(optimizer__schedule='constant', train__steps=2000), tmp_path)
+
+
+def test_free_steps_do_not_free_fields_of_a_like_name(tmp_path):
+    old = changed(optimizer__schedule='constant')
+    with pytest.raises(InputError, match='steps_per_dispatch'):
+        check_config(old, changed(optimizer__schedule='constant', train__steps_per_dispatch=5), tmp_path)
+
+
+def test_a_misspelt_allowance_is_refused(tmp_path):
+    with pytest.raises(InputError, match='learning_rat: no such field|no such field'):
+        check_config(get_config(), changed(train__steps=2), tmp_path, allow=('optimizer.learning_rat',))

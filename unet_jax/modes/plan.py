@@ -1,0 +1,92 @@
+"""--mode=plan: what a config costs, without training: parameters, FLOPs, memory, and the largest batch that fits."""
+
+import jax
+import numpy as np
+from ml_collections import ConfigDict
+from tqdm import tqdm
+
+from unet_jax.annotations import labels
+from unet_jax.errors import InputError
+from unet_jax.experiment import Experiment, create, read_frame, settle
+from unet_jax.training import loop, sharding
+
+GB = 1e9
+
+
+def plan(config: ConfigDict, *, memory: float | None = None) -> None:
+    """Prints the table of `config`. memory: GB that each device may use; None is all that it has.
+
+    Reads the data only where the config leaves its categories to them. Raises InputError for a config that cannot be
+    built, and for a memory that is not above 0.
+    """
+    if memory is not None and not memory > 0:
+        raise InputError(f'--memory={memory:g}: give gigabytes a device, such as --memory=16')
+    settled = bool(config.data.categories and config.data.regions)
+    experiment = create(config if settled else settle(config, read_frame(config)))
+    limit = memory * GB if memory is not None else sharding.device_memory()
+    devices = jax.local_devices()
+    batch_size = config.train.batch_size
+    with tqdm(desc='compiling', unit='program') as progress:
+        def measure(size: int) -> tuple[dict[str, float], float]:
+            progress.update()
+            return step_cost(experiment, size)
+
+        sizes, flops = measure(batch_size)
+        largest = largest_batch(limit, batch_size, lambda size: measure(size)[0]['together'])
+    params = loop.create_programs(experiment).abstract.params
+    parameters = sum(int(np.prod(leaf.shape)) for leaf in jax.tree.leaves(params))
+    shape = ' × '.join(map(str, (*experiment.settings.size, experiment.settings.channels)))
+    rows = [('devices', f'{len(jax.devices())} × {devices[0].device_kind}, {limit / GB:.1f} GB each'),
+            ('input', f'{batch_size} × {shape}'),
+            ('parameters', f'{parameters:,}'),
+            ('arithmetic of a step', f'{flops / 1e9:,.1f} GFLOP, {flops / 1e9 / batch_size:,.2f} a sample'),
+            ('state', f'{sizes["state"] / GB:.3f} GB a device (parameters, average, optimiser)'),
+            ('batch', f'{sizes["batch"] / GB:.3f} GB a device'),
+            ('activations', f'{sizes["temporary"] / GB:.3f} GB a device (the compiled step\'s temporary memory)'),
+            ('together', f'{sizes["together"] / GB:.3f} GB a device'),
+            ('largest batch', f'{largest} in {limit / GB:.1f} GB a device' if largest else
+             f'none fits in {limit / GB:.1f} GB a device; try model.remat, bfloat16, a smaller data.size, train.fsdp')]
+    print('\n'.join(f'{name:22s}{value}' for name, value in rows))
+
+
+def step_cost(experiment: Experiment, batch_size: int) -> tuple[dict[str, float], float]:
+    """({'state', 'batch', 'temporary', 'together'} bytes a device, FLOPs) of the compiled training step.
+
+    Memory is what XLA's buffer assignment says, so without the compiler's own scratch and the allocator's gaps; FLOPs
+    are those of the program as written, before fusion, and count recomputed activations (model.remat).
+    """
+    config = experiment.config.copy_and_resolve_references()
+    with config.unlocked():
+        config.train.update({'batch_size': batch_size, 'steps_per_dispatch': 1, 'resident': False})
+    programs = loop.create_programs(experiment._replace(config=config))
+    lowered = programs.train.lower(programs.abstract, abstract_batch(experiment, batch_size))
+    found = lowered.compile().memory_analysis()
+    batch = sum(int(np.prod(x.shape)) * x.dtype.itemsize for x in abstract_batch(experiment, batch_size).values())
+    batch //= programs.mesh.size
+    sizes = {'state': found.argument_size_in_bytes - batch, 'batch': batch, 'temporary': found.temp_size_in_bytes,
+             'together': found.argument_size_in_bytes + found.temp_size_in_bytes
+             + found.output_size_in_bytes - found.alias_size_in_bytes}
+    return sizes, (lowered.cost_analysis() or {}).get('flops', float('nan'))
+
+
+def abstract_batch(experiment: Experiment, batch_size: int) -> dict[str, jax.ShapeDtypeStruct]:
+    """Shapes and types of a whole batch, as `pipeline.stream` makes it."""
+    settings = experiment.settings
+    image = np.uint8 if experiment.config.data.format in ('coco', 'phantom') else np.float16
+    shapes = {'image': ((*settings.size, settings.channels), image),
+              'label': (settings.size, labels.bits_dtype(len(experiment.classes))),
+              'index': ((), np.int32), 'visit': ((), np.uint32), 'valid': ((), np.float32)}
+    return {name: jax.ShapeDtypeStruct((batch_size, *shape), dtype) for name, (shape, dtype) in shapes.items()}
+
+
+def largest_batch(limit: float, start: int, memory_of) -> int:
+    """The largest batch that divides over the devices and fits, 0 if none: found on the line through two compiled
+    programs, then compiled itself until it fits."""
+    unit = max(1, len(jax.devices()))
+    one, two = memory_of(start), memory_of(2 * start)
+    slope = max((two - one) / start, 1.0)
+    size = int((limit - one) / slope + start) // unit * unit
+    while size > 0 and memory_of(size) > limit:
+        size = min(size - unit, int(size * 0.97)) // unit * unit
+    return max(size, 0)
+
