@@ -125,17 +125,17 @@ def ways(dtype: str, compiled: bool) -> list[str]:
             for layout in ('first', 'last')]
 
 
-def choose(torch, compiled: bool) -> tuple[dict, list]:
+def choose(torch, types: list[str], compiled: bool) -> tuple[dict, list]:
     """{(what, type): the fastest way}, and a line (way, forward, train) of each that was tried, once over."""
     lines = []
-    for way in ways('float32', compiled) + ways('bfloat16', compiled):
+    for way in [way for dtype in types for way in ways(dtype, compiled)]:
         try:
             lines.append((way, *(torch.ask('measure', what=what, way=way) for what in ('forward', 'train'))))
         except RuntimeError as error:  # a compiler that is missing ends the worker: nothing to be measured then
             sys.exit(f'{way}: {error}; --no-compiled leaves torch.compile out')
         print(f'{way}: forward {lines[-1][1]:.4g} s, train {lines[-1][2]:.4g} s', file=sys.stderr, flush=True)
     best = {(what, dtype): min((line for line in lines if line[0].endswith(f', {dtype}')), key=lambda line: line[k])[0]
-            for k, what in ((1, 'forward'), (2, 'train')) for dtype in TYPES}
+            for k, what in ((1, 'forward'), (2, 'train')) for dtype in types}
     return best, lines
 
 
@@ -154,8 +154,11 @@ def main() -> None:
     parser.add_argument('--case', choices=tuple(CASES), default='2d')
     parser.add_argument('--settings', default='{}', help='JSON that changes the case, {"batch": 1}')
     parser.add_argument('--side', type=int, default=SIDE, help='of the matrices whose product is the ceiling')
+    parser.add_argument('--types', default=','.join(TYPES), help='float32 first; bfloat16 is emulated, 15 s a step, '
+                        'on processors that lack its instructions')
     parser.add_argument('--no-compiled', dest='compiled', action='store_false', help='PyTorch eager only')
     arguments = parser.parse_args()
+    types = arguments.types.split(',')
     case = CASES[arguments.case] | json.loads(arguments.settings)
     if arguments.worker:
         return {'jax': jax_worker, 'torch': torch_worker}[arguments.worker](case)
@@ -168,12 +171,12 @@ def main() -> None:
         loaded = torch.ask('load', path=path)
         same = check(saved, loaded)
         print(same, file=sys.stderr)
-        best, tried = choose(torch, arguments.compiled)
+        best, tried = choose(torch, types, arguments.compiled)
         entries = {('jax', what, dtype): lambda w=what, t=dtype: jax.ask('measure', what=w, dtype=t)
-                   for what in ('forward', 'train') for dtype in TYPES}
+                   for what in ('forward', 'train') for dtype in types}
         entries |= {('torch', *key): lambda k=key, way=way: torch.ask('measure', what=k[0], way=way)
                     for key, way in best.items()}
-        for name, side, dtype in (('jax', jax, 'float32'), ('torch', torch, 'float32'), ('torch', torch, 'bfloat16')):
+        for name, side, dtype in [('jax', jax, 'float32'), *(('torch', torch, dtype) for dtype in types)]:
             entries[name, 'ceiling', dtype] = lambda s=side, t=dtype: s.ask('ceiling', side=arguments.side, dtype=t)
         found = common.in_turn(entries, arguments.rounds)
         peaks = {}

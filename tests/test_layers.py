@@ -3,6 +3,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from unet_jax.model import norm
 from unet_jax.model.layers import Normalise, UpSample, depth_to_space, pool, space_to_depth
 
 
@@ -49,3 +50,18 @@ def test_norm_statistics_are_float32_under_bfloat16_and_survive_a_large_mean():
     wanted = (groups - groups.mean((0, 2), keepdims=True)) / groups.std((0, 2), keepdims=True)
     assert found.dtype == jnp.bfloat16
     np.testing.assert_allclose(np.asarray(found, np.float64).reshape(-1, 2, 2), wanted, rtol=2**-8, atol=1e-3)
+
+
+@pytest.mark.parametrize('groups', [None, 1, 2])
+@pytest.mark.parametrize('spatial', [(6, 5), (4, 3, 2)])
+def test_the_norm_s_gradient_is_that_of_its_forward_pass(groups, spatial):
+    x = picture(spatial, batch=2, channels=4)
+    scale, bias = np.float32([1.5, -0.5, 2, 1]), np.float32([0, 1, -1, 3])
+    direction = np.random.default_rng(1).normal(size=x.shape).astype(np.float32)
+    _, pull = jax.vjp(lambda *given: norm.forward(*given, groups)[0], x, scale, bias)
+    _, pull_found = jax.vjp(lambda *given: norm.normalise(*given, groups), x, scale, bias)
+    for found, wanted in zip(pull_found(direction), pull(direction), strict=True):
+        np.testing.assert_allclose(found, wanted, rtol=1e-4, atol=1e-4)
+    half = jax.vjp(lambda x: norm.normalise(x, scale, bias, groups), jnp.bfloat16(x))[1](jnp.bfloat16(direction))[0]
+    assert half.dtype == jnp.bfloat16
+    np.testing.assert_allclose(np.float32(half), pull(direction)[0], rtol=0.1, atol=0.1)

@@ -11,8 +11,7 @@ from flax import linen as nn
 from jax.nn import initializers
 
 from unet_jax.model.convolution import convolve
-
-EPSILON = 1e-5  # added to the variance, as PyTorch and nnU-Net do
+from unet_jax.model.norm import normalise
 
 
 def space_to_depth(x: jax.Array, block: int) -> jax.Array:
@@ -49,12 +48,7 @@ def spread(activation: str | None = None) -> initializers.Initializer:
 
 
 class Normalise(nn.Module):
-    """Instance norm (Ulyanov et al. 2016; group norm with one channel a group) or group norm (Wu & He 2018).
-
-    Each sample and group of channels gets mean 0 and variance 1 over its pixels, then a learnt scale and offset per
-    channel. The statistics are float32 whatever the type of x. Two passes over x, mean then mean square about it:
-    E[x²] − E[x]² loses all digits where the mean is large against the deviation, as in empty slices.
-    """
+    """`norm.normalise` with a learnt scale and offset per channel."""
     groups: int | None  # None: every channel for itself
 
     @nn.compact
@@ -62,18 +56,7 @@ class Normalise(nn.Module):
         channels = x.shape[-1]
         scale = self.param('scale', initializers.ones, (channels,), jnp.float32)
         bias = self.param('bias', initializers.zeros, (channels,), jnp.float32)
-        wide = x.astype(jnp.float32)
-        mean = self.pooled(wide)
-        variance = self.pooled(jnp.square(wide - mean))
-        return ((wide - mean) * (jax.lax.rsqrt(variance + EPSILON) * scale) + bias).astype(x.dtype)
-
-    def pooled(self, x: jax.Array) -> jax.Array:
-        """(B, *S, C) -> (B, 1…, C): the mean over the pixels, and over the channels of a group."""
-        mean = x.mean(tuple(range(1, x.ndim - 1)), keepdims=True)
-        if self.groups is None:
-            return mean
-        grouped = mean.reshape(*mean.shape[:-1], self.groups, -1).mean(-1)
-        return jnp.repeat(grouped, x.shape[-1] // self.groups, axis=-1)
+        return normalise(x, scale, bias, self.groups)
 
 
 class Convolution(nn.Module):
