@@ -13,7 +13,9 @@ LAYOUT = ('NXYZC', 'XYZIO', 'NXYZC')
 @pytest.mark.parametrize('shape', [(2, 8, 10, 6, 3), (1, 7, 9, 5, 2), (2, 1, 4, 4, 1)])
 @pytest.mark.parametrize('stride', [1, 2])
 @pytest.mark.parametrize('side', [3, 5])
-def test_planes_give_the_convolution_and_its_gradients(shape, stride, side):
+@pytest.mark.parametrize('few', [0, 8])
+def test_planes_give_the_convolution_and_its_gradients(monkeypatch, shape, stride, side, few):
+    monkeypatch.setattr(convolution, 'FEW', few)
     rng = np.random.default_rng(0)
     x = rng.normal(size=shape).astype(np.float32)
     kernel = rng.normal(size=(*(side,) * 3, shape[-1], 4)).astype(np.float32)
