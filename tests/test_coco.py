@@ -1,7 +1,6 @@
 import json
 import logging
 import shutil
-import time
 
 import numpy as np
 import pytest
@@ -287,10 +286,8 @@ def test_an_unknown_policy_is_refused(tmp_path, policy):
         coco.read(single(tmp_path), **policy)
 
 
-def test_the_brain_tumour_set_is_read_whole_and_fast(shared_data):
-    start = time.perf_counter()
+def test_the_brain_tumour_set_is_read_whole(shared_data):
     found = coco.read(shared_data / 'coco-brain-tumor')
-    assert time.perf_counter() - start < 15  # 1.7 s on one core of a quiet machine
     images = frame.images(found)
     assert images['subset'].value_counts().to_dict() == {'train': 1502, 'valid': 429, 'test': 215}
     assert images['annotations'].map(len).value_counts().to_dict() == {1: 2144, 0: 1, 2: 1}

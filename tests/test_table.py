@@ -1,5 +1,4 @@
 import json
-import time
 
 import nibabel
 import numpy as np
@@ -221,11 +220,10 @@ def test_runs_without_a_common_case_are_refused():
         table.compare(CASES.iloc[:1], CASES.iloc[1:])
 
 
-def test_a_real_case_of_three_regions_takes_less_than_five_seconds(shared_data):
+def test_a_real_case_of_three_regions_moved_by_two_voxels(shared_data):
     path, = (shared_data / 'brats2021-00006').glob('*seg*')
     image = nibabel.load(path)
     ids, spacing = np.asarray(image.dataobj), tuple(map(float, image.header.get_zooms()))
-    start = time.process_time()
     rows = []
     for classes in ((1, 2, 4), (1, 4), (4,)):  # WT, TC, ET
         reference = np.isin(ids, classes)
@@ -235,4 +233,3 @@ def test_a_real_case_of_three_regions_takes_less_than_five_seconds(shared_data):
         assert moved['hd95'] == 2 and 0 < moved['dice'] < 1 and 0 < moved['surface_dice'] < 1
         rows.append(moved['volume_reference'])
     assert rows == [25506 + 85957 + 26448, 25506 + 26448, 26448]
-    assert time.process_time() - start < 10  # twice the work, half a second each
