@@ -1,4 +1,5 @@
 """unet_jax on the command line: python main.py --config=configs/phantom.py. Parses and dispatches, nothing more."""
+import errno
 import logging
 import sys
 from pathlib import Path
@@ -85,6 +86,10 @@ def explain(run, argument) -> object:
         if 'Traceback' in message:  # of a config file that cannot be read: its last line says why
             message = f'{message.splitlines()[0]} {message.strip().splitlines()[-1].strip()}'
     except (KeyError, AttributeError, OSError) as error:
+        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+            print(f'error: the disk is full: {error}. Make room, then run the same command again: training goes on '
+                  'from the newest checkpoint', file=sys.stderr)
+            sys.exit(2)
         if run is not parse:
             raise
         message = f'--config: {error}' if isinstance(error, OSError) else \

@@ -89,12 +89,12 @@ def test_two_writers_at_once_agree_on_one_cache(rows, settings, tmp_path):
     target = tmp_path / 'cache' / cache.key(rows, settings)
     both, found = threading.Barrier(2), []
 
-    def write(writer):
+    def write():
         both.wait()
-        cache._write(rows, settings, target, writer)
+        cache._write(rows, settings, target)
         found.append(np.load(target / 'image.npy'))
 
-    threads = [threading.Thread(target=write, args=(k,)) for k in range(2)]
+    threads = [threading.Thread(target=write) for _ in range(2)]
     [t.start() for t in threads], [t.join() for t in threads]
     assert len(found) == 2 and np.array_equal(*found)
     assert folders(tmp_path / 'cache') == [target.name]

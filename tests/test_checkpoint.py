@@ -61,6 +61,22 @@ def test_the_first_of_equal_scores_is_the_best(tmp_path):
     assert checkpoint.best(tmp_path) == 1
 
 
+def test_damaged_newer_steps_neither_go_nor_push_out_what_is_saved_after_the_fallback(tmp_path):
+    save(tmp_path, 1, 0.9, keep=1), save(tmp_path, 4, 0.1, keep=2), save(tmp_path, 5, 0.2, keep=2)
+    for step in (4, 5):
+        damage_bit(largest(tmp_path / str(step)))
+    assert checkpoint.newest_intact(tmp_path) == 1
+    save(tmp_path, 2, keep=1)
+    assert checkpoint.steps(tmp_path) == [1, 2, 4, 5] and checkpoint.newest_intact(tmp_path) == 2
+
+
+@pytest.mark.parametrize('seal', ['[]', 'null', '3'])
+def test_a_seal_that_is_no_object_is_damage(tmp_path, seal):
+    save(tmp_path, 1), save(tmp_path, 2)
+    (tmp_path / '2' / checkpoint.SEAL).write_text(seal)
+    assert checkpoint.newest_intact(tmp_path) == 1 and checkpoint.best(tmp_path) in (None, 1)
+
+
 def damage_bit(path):
     data = bytearray(path.read_bytes())
     data[len(data) // 2] ^= 1

@@ -38,4 +38,5 @@ def test_launch_files_start_as_many_samples_as_devices():
                kubernetes: int(re.search(r'completions: (\d+)', kubernetes)[1]) *
                int(re.search(r'nvidia.com/gpu: (\d+)', kubernetes)[1])}
     for part, count in devices.items():
-        assert int(re.search(r'--config\.train\.batch_size=(\d+)', part)[1]) % count == 0
+        for use in ('train', 'evaluation'):
+            assert int(re.search(rf'--config\.{use}\.batch_size=(\d+)', part)[1]) % count == 0

@@ -1,6 +1,7 @@
 """Several real processes: joined by jax.distributed they train as one; killed ones leave nothing and lose nothing."""
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -10,6 +11,7 @@ from pathlib import Path
 
 import jax
 import numpy as np
+import pandas as pd
 import pytest
 
 from unet_jax import experiment
@@ -32,8 +34,9 @@ def start(workdir: Path, *arguments, number: int | None = None, of: int = 2, por
         environment |= {'JAX_COORDINATOR_ADDRESS': f'127.0.0.1:{port}', 'JAX_NUM_PROCESSES': str(of),
                         'JAX_PROCESS_ID': str(number)}
         arguments = [*arguments, '--distributed']
-    command = [sys.executable, str(ROOT / 'main.py'), f'--config={ROOT / "configs" / "phantom.py"}',
-               f'--workdir={workdir}', *(f'--config.{field}' for field in SMALL), *arguments]
+    config = [f'--config={ROOT / "configs" / "phantom.py"}', *(f'--config.{field}' for field in SMALL)]
+    command = [sys.executable, str(ROOT / 'main.py'), f'--workdir={workdir}',
+               *([] if '--mode=evaluate' in arguments else config), *arguments]
     log = open(workdir.parent / f'{workdir.name}.{number}.log', 'a')  # noqa: SIM115  (the process writes to it)
     return subprocess.Popen(command, stdout=log, stderr=log, env=environment, cwd=ROOT, start_new_session=True)
 
@@ -121,3 +124,15 @@ def test_two_processes_train_as_one_and_one_goes_on_from_their_checkpoint(alone)
     for name in ('loss', 'dice/tumour'):
         values = [[x[name] for x in lines if name in x] for lines in (found, expected)]
         assert values[0] == pytest.approx(values[1], rel=1e-5)
+
+
+def test_two_processes_evaluate_as_one(alone):
+    folder = alone[1]
+    workdir, port = folder / 'scored', free_port()
+    shutil.copytree(alone[0], workdir)
+    finish([start(workdir, '--mode=evaluate', number=k, port=port) for k in range(2)], folder)
+    pair = pd.read_csv(workdir / 'evaluation/test/cases.csv')
+    finish([start(workdir, '--mode=evaluate')], folder)
+    one = pd.read_csv(workdir / 'evaluation/test/cases.csv')
+    assert len(pair) == 3 and set(pair.case) == set(one.case)
+    pd.testing.assert_frame_equal(pair, one, check_exact=False, rtol=1e-6)

@@ -233,3 +233,9 @@ def test_a_real_case_of_three_regions_moved_by_two_voxels(shared_data):
         assert moved['hd95'] == 2 and 0 < moved['dice'] < 1 and 0 < moved['surface_dice'] < 1
         rows.append(moved['volume_reference'])
     assert rows == [25506 + 85957 + 26448, 25506 + 26448, 26448]
+
+
+def test_scores_can_be_written_as_json():
+    mask = np.arange(64).reshape(4, 4, 4) % 3 == 0
+    found = table.score(mask, ~mask, spacing=(1.0, 1.0, 1.0), lesion='GLI')
+    assert json.loads(json.dumps(found)) == pytest.approx(found, nan_ok=True)

@@ -34,7 +34,8 @@ def score(reference: np.ndarray, prediction: np.ndarray, *, spacing: tuple[float
     dice, iou, sensitivity, specificity; with `surface` hd95 (unless the convention is nnunet, which has none) and
     surface_dice at `tolerance`, both in the units of `spacing`; with `lesion`, the name of a BraTS challenge, what
     `lesion_wise` returns; tp, fp, fn, tn in voxels; volume_reference and volume_prediction in mm³, or in pixels where
-    `spacing` is 1. Raises InputError for masks, spacings and names that cannot be used.
+    `spacing` is 1; Python's own numbers, as they go into JSON. Raises InputError for masks, spacings and names that
+    cannot be used.
     """
     c = overlap.counts(reference, prediction)
     scores = dict(dice=overlap.dice(c, convention=convention), iou=overlap.iou(c, convention=convention),
@@ -47,7 +48,8 @@ def score(reference: np.ndarray, prediction: np.ndarray, *, spacing: tuple[float
     if lesion:
         scores |= lesion_wise(reference, prediction, spacing=spacing, challenge=lesion)
     voxel = float(np.prod(spacing))
-    return scores | c._asdict() | dict(volume_reference=(c.tp + c.fn) * voxel, volume_prediction=(c.tp + c.fp) * voxel)
+    scores |= c._asdict() | dict(volume_reference=(c.tp + c.fn) * voxel, volume_prediction=(c.tp + c.fp) * voxel)
+    return {name: value.item() if isinstance(value, np.generic) else value for name, value in scores.items()}
 
 
 def check_cases(cases: pd.DataFrame, name: str = 'the table of cases') -> None:

@@ -42,6 +42,7 @@ def evaluate(config: ConfigDict, folder: Path, *, subset: str, which: str, ensem
     wanted = config.evaluation.modality_subsets
     fewer = sharding.gather(volumes.with_modality_subsets(predictor, mine) if wanted else [])
     if jax.process_index():
+        sharding.wait_for_all('report')  # jax ends the first process where the others leave it alone for 5 minutes
         return
     scores, settings = pd.DataFrame(lines), config.evaluation
     units = 'mm' if experiment.volumetric or rows.slice.notna().any() else 'px'
@@ -65,6 +66,7 @@ def evaluate(config: ConfigDict, folder: Path, *, subset: str, which: str, ensem
     if settings.postprocess:
         print(f'Post-processed: {predictor.limits}, in mm³, tuned on {config.train.validate}')
     print(f'\nCheckpoint {used} on {subset}: {target}/cases.csv and summary.json\nMasks: {masks}\nReport: {report}')
+    sharding.wait_for_all('report')
 
 
 def check_volumetric(config: ConfigDict, volumetric: bool) -> None:

@@ -8,6 +8,7 @@ import nibabel
 import numpy as np
 import pandas as pd
 
+from unet_jax.annotations import frame as frames
 from unet_jax.annotations import labels, nifti, nifti_file
 from unet_jax.errors import InputError
 from unet_jax.evaluation import cases, modalities, overlap, tuning
@@ -41,7 +42,7 @@ def part(samples: volumes.Volumes, where: slice) -> volumes.Volumes:
 
 
 def mask_path(masks: Path, case: str) -> Path:
-    return masks / f'{case}.nii.gz'
+    return frames.locate(masks, f'{case}.nii.gz')
 
 
 def reference(experiment: Experiment, row) -> np.ndarray:

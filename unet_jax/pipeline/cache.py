@@ -9,6 +9,7 @@ import json
 import logging
 import os
 import shutil
+import uuid
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -83,7 +84,7 @@ def open_samples(rows: pd.DataFrame, settings: decode.Settings, folder: str | Pa
         there = rows[[(Path(settings.root) / path).exists() for path in rows.path]].reset_index(drop=True)
     target = folder / key(there, settings)
     if not ready(target):
-        _write(there, settings, target, os.getpid(), on_error)
+        _write(there, settings, target, on_error)
     skipped = json.loads((target / SKIPPED).read_text()) if (target / SKIPPED).exists() else {}
     if skipped and on_error != 'skip':
         raise InputError(next(iter(skipped.values())))
@@ -120,13 +121,10 @@ def create_array(path: Path, dtype, shape: tuple[int, ...]) -> np.ndarray:
     return np.lib.format.open_memmap(path, 'w+', dtype, shape)
 
 
-def fill(target: Path, write: Callable[[Path], None], writer: int | str) -> None:
-    """The folder `target`, by `write(folder)` under a temporary name and, once complete, renamed.
-
-    `writer` is a name that no other writer has at the same time: the number of the process and, in threads, more.
-    """
-    temporary = target.with_name(f'.{target.name}.{writer}')
-    shutil.rmtree(temporary, ignore_errors=True)  # of a killed process that had the same number
+def fill(target: Path, write: Callable[[Path], None]) -> None:
+    """The folder `target`, by `write(folder)` under a temporary name and, once complete, renamed."""
+    # drawn at random: in containers that share a cache every process may have the number 1
+    temporary = target.with_name(f'.{target.name}.{uuid.uuid4().hex[:12]}')
     temporary.mkdir(parents=True)
     try:
         write(temporary)
@@ -141,7 +139,7 @@ def fill(target: Path, write: Callable[[Path], None], writer: int | str) -> None
         shutil.rmtree(temporary, ignore_errors=True)
 
 
-def _write(rows: pd.DataFrame, settings: decode.Settings, target: Path, writer: int, on_error: str = 'raise') -> None:
+def _write(rows: pd.DataFrame, settings: decode.Settings, target: Path, on_error: str = 'raise') -> None:
     def write(folder: Path) -> None:
         float16 = bool(len(rows)) and decode.is_hdf5(rows.path.iloc[0])
         image = create_array(folder / 'image.npy', np.float16 if float16 else np.uint8,
@@ -167,4 +165,4 @@ def _write(rows: pd.DataFrame, settings: decode.Settings, target: Path, writer: 
             (folder / SKIPPED).write_text(json.dumps(skipped))
         image.flush(), label.flush()
 
-    fill(target, write, writer)
+    fill(target, write)

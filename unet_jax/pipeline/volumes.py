@@ -5,7 +5,6 @@ of each class in turn, and grid.json, which leads back to the file's own voxels.
 at, three memory maps each, so that a thousand of them need neither memory nor open files.
 """
 import json
-import os
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
@@ -115,7 +114,7 @@ def open_volumes(rows: pd.DataFrame, settings: Settings, folder: str | Path = ''
         try:
             target = folder / key(row, settings)
             if not cache.ready(target):
-                cache.fill(target, lambda part: write(part, row, settings), f'{os.getpid()}-{row.Index}')
+                cache.fill(target, lambda part: write(part, row, settings))
             return target
         except InputError as error:
             if on_error != 'skip':

@@ -36,7 +36,7 @@ def steps(folder: Path) -> list[int]:
 def read_seal(folder: Path, step: int) -> dict:
     """{'files': {name: sha256}, 'score': float or None, 'notes': what `save` was given}. ValueError if damaged."""
     seal = json.loads((Path(folder) / str(step) / SEAL).read_text(encoding='utf-8'))
-    if seal.pop('sha256', None) != _digest(seal):
+    if not isinstance(seal, dict) or seal.pop('sha256', None) != _digest(seal):
         raise ValueError(f'{SEAL} was changed since it was written')
     return seal
 
@@ -69,7 +69,7 @@ def save(folder: Path, state: State, *, score: float | None, notes: dict, keep: 
         ocp.save_checkpointables(target, {name: getattr(state, name) for name in PARTS})
         if jax.process_index() == 0:
             write_seal(folder, step, files=checksums(target), score=score, notes=notes)
-            _delete_old(folder, keep)
+            _delete_old(folder, keep, step)
     except (OSError, ValueError) as error:  # tensorstore says ValueError where the disk is full
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         free = shutil.disk_usage(folder).free / 1e6
@@ -82,7 +82,7 @@ def amend(folder: Path, step: int, *, score: float, notes: dict, keep: int) -> N
     """Gives a step that was saved before it was validated its score."""
     if jax.process_index() == 0:
         write_seal(folder, step, files=read_seal(folder, step)['files'], score=score, notes=notes)
-        _delete_old(Path(folder), keep)
+        _delete_old(Path(folder), keep, step)
 
 
 def clean(folder: Path) -> None:
@@ -161,9 +161,11 @@ def choose(folder: Path, which: str) -> int:
     return step
 
 
-def _delete_old(folder: Path, keep: int) -> None:
-    kept = {*steps(folder)[-max(keep, 1):], best(folder)}
-    for step in steps(folder):
+def _delete_old(folder: Path, keep: int, newest: int) -> None:
+    """All up to step `newest` but the `keep` last of them and the best. Newer ones were damaged and passed over."""
+    older = [step for step in steps(folder) if step <= newest]
+    kept = {*older[-max(keep, 1):], best(folder)}
+    for step in older:
         if step not in kept:
             doomed = folder / f'.{step}.deleted'  # renamed first: killed in between, it is no half checkpoint
             (folder / str(step)).rename(doomed)

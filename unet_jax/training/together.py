@@ -35,6 +35,9 @@ def train(members: Sequence[Member], *, devices: list | None = None) -> bool:
     """
     first = members[0].experiment
     config = first.config.train
+    if config.resident or config.steps_per_dispatch > 1:
+        raise InputError('config.train.seeds goes together neither with config.train.resident nor with '
+                         'config.train.steps_per_dispatch above 1; leave them as they are by default')
     if jax.process_count() > 1 or config.fsdp > 1 or config.spatial > 1:
         raise InputError('config.train.seeds trains in one process, with the state whole on every device: set '
                          'config.train.fsdp and spatial to 1, or start a run for each seed with --config.seed')
@@ -119,12 +122,18 @@ def stack(trees: list):
 
 
 def common_step(folders: list[Path]) -> int:
-    """The newest step that is intact in every folder; 0 where there is none."""
+    """The newest step that is intact in every folder; 0 where none holds any. Raises InputError where some do: to
+    start anew would write over them."""
     for folder in folders:
         checkpoint.clean(folder)
     common = set.intersection(*(set(checkpoint.steps(folder)) for folder in folders))
     whole = (step for step in sorted(common, reverse=True) if not any(checkpoint.damage(f, step) for f in folders))
-    return next(whole, 0)
+    found = next(whole, 0)
+    if not found and any(map(checkpoint.steps, folders)):
+        held = '; '.join(f'{folder}: {checkpoint.steps(folder) or "none"}' for folder in folders)
+        raise InputError(f'no step is there, and whole, in every folder of config.train.seeds ({held}). Restore them '
+                         'from a copy, go on with each by itself, or name another --workdir to start anew')
+    return found
 
 
 def resume(programs: loop.Programs, folder: Path, step: int) -> tuple:
