@@ -2,6 +2,8 @@
 
     python main.py --config=configs/brats.py --config.data.root=DIR
 
+The whole set was not at hand. On two real cases in its layout, one to train on and one to validate, 120×120, batch 4:
+200 steps in 2:14 on 2 cores (AVX2), WT Dice of the other patient 0.77.
 """
 from configs import default
 

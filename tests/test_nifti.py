@@ -121,6 +121,22 @@ def test_time_points_of_a_patient_stay_together(made, year):
     assert not frame.group.str.endswith('-000').any()
 
 
+def test_time_points_of_other_challenges_stay_together(made, tmp_path):
+    for path in made['2023'].rglob('*.nii.gz'):
+        target = tmp_path / str(path.relative_to(made['2023'])).replace('GLI', 'MET')
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(path, target)
+    found = nifti.read_frame(tmp_path, schema='2023')
+    assert found.case.str.startswith('BraTS-MET-').all() and found.group.nunique() == 3
+
+
+def test_the_decathlons_test_images_without_labels_are_no_training_cases(made, tmp_path):
+    root = shutil.copytree(made['MSD'], tmp_path / 'set')
+    (root / 'imagesTs').mkdir()
+    shutil.copy(next((root / 'imagesTr').glob('BRATS*')), root / 'imagesTs' / 'BRATS_900.nii.gz')
+    assert set(nifti.read_frame(root).case) == set(nifti.read_frame(made['MSD']).case)
+
+
 def test_patients_of_2018_are_named_without_their_last_number(made):
     assert set(nifti.read_frame(made['2018']).group) == {f'Brats18_MADE_{k}' for k in range(1, 5)}
 

@@ -21,6 +21,7 @@ from unet_jax.errors import InputError
 from unet_jax.progress import bar
 
 DEPTH = 4  # folders below the root that are searched
+PATIENT = r'(BraTS-\w+-\d{5})-\d{3}'  # and a time point: of MEN, MET and SSA too
 NIFTI = re.compile(r'(?!\._)(.+?)(\.nii(?:\.gz)?)', re.IGNORECASE)  # ._NAME is a Mac's note about a file
 POST_TREATMENT = (182, 218, 182)  # shape of the 2024 adult cases only
 log = logging.getLogger('unet_jax')
@@ -117,6 +118,10 @@ def _find(root: Path, wanted: str, modalities: tuple[str, ...], missing_modaliti
         raise InputError(f'{root}: no .nii or .nii.gz files there or up to {DEPTH} folders below; set '
                          'config.data.root to the folder of a BraTS release, or try configs/phantom.py, which '
                          'needs no data')
+    unlabelled = [path for path in files if labelled and path.parent.name == 'imagesTs']
+    if unlabelled:  # the Decathlon's own test images
+        log.info('%s: %d images in imagesTs have no labels; --mode=predict takes them', root, len(unlabelled))
+        files = [path for path in files if path not in unlabelled]
     tried = [schemas.schema(wanted)] if wanted != 'auto' else list(SCHEMAS.values())
     matches = {s.name: found for s in tried if (found := _match(files, s, s.case))}
     if not matches:
@@ -178,7 +183,8 @@ def _case(name: str, parts: dict[str, Path], schema: Schema, modalities: tuple[s
         lacking = [*(schema.suffixes[m] for m in absent), *(('the label (seg)',) if unlabelled else ())]
         raise InputError(f'{folder}: case {name} lacks {", ".join(lacking)}; download it again, or allow missing '
                          'modalities. Its files:\n' + _listing([*parts.values(), *others], folder))
-    known = (re.fullmatch(s.case, name, re.IGNORECASE) for s in SCHEMAS.values())
+    patterns = (*(s.case for s in SCHEMAS.values()), PATIENT)
+    known = (re.fullmatch(pattern, name, re.IGNORECASE) for pattern in patterns)
     patient = next((match[1] for match in known if match), name)
     return Files(name, patient, folder, {m: parts.get(m) for m in modalities}, parts.get('seg'))
 
