@@ -86,13 +86,11 @@ def explain(run, argument) -> object:
         if 'Traceback' in message:  # of a config file that cannot be read: its last line says why
             message = f'{message.splitlines()[0]} {message.strip().splitlines()[-1].strip()}'
     except (KeyError, AttributeError, OSError) as error:
-        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
-            print(f'error: the disk is full: {error}. Make room, then run the same command again: training goes on '
-                  'from the newest checkpoint', file=sys.stderr)
-            sys.exit(2)
-        if run is not parse:
+        full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
+        if run is not parse and not full:
             raise
-        message = f'--config: {error}' if isinstance(error, OSError) else \
+        message = f'the disk is full: {error}. Make room, then run the same command again: training goes on from ' \
+            'the newest checkpoint' if full else f'--config: {error}' if isinstance(error, OSError) else \
             'no such config field: ' + str(error.args[0]).replace('\\n', '; ').replace('\n', '; ')
     print(f'error: {message}', file=sys.stderr)
     sys.exit(2)

@@ -118,7 +118,7 @@ def _find(root: Path, wanted: str, modalities: tuple[str, ...], missing_modaliti
         raise InputError(f'{root}: no .nii or .nii.gz files there or up to {DEPTH} folders below; set '
                          'config.data.root to the folder of a BraTS release, or try configs/phantom.py, which '
                          'needs no data')
-    unlabelled = [path for path in files if labelled and path.parent.name == 'imagesTs']
+    unlabelled = {path for path in files if labelled and path.parent.name == 'imagesTs'}
     if unlabelled:  # the Decathlon's own test images
         log.info('%s: %d images in imagesTs have no labels; --mode=predict takes them', root, len(unlabelled))
         files = [path for path in files if path not in unlabelled]

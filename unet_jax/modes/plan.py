@@ -1,5 +1,4 @@
 """--mode=plan: what a config costs, without training: parameters, FLOPs, memory, and the largest batch that fits."""
-
 import jax
 import numpy as np
 from ml_collections import ConfigDict
@@ -59,9 +58,10 @@ def step_cost(experiment: Experiment, batch_size: int) -> tuple[dict[str, float]
     with config.unlocked():
         config.train.update({'batch_size': batch_size, 'steps_per_dispatch': 1, 'resident': False})
     programs = loop.create_programs(experiment._replace(config=config))
-    lowered = programs.train.lower(programs.abstract, abstract_batch(experiment, batch_size))
+    arrays = abstract_batch(experiment, batch_size)
+    lowered = programs.train.lower(programs.abstract, arrays)
     found = lowered.compile().memory_analysis()
-    batch = sum(int(np.prod(x.shape)) * x.dtype.itemsize for x in abstract_batch(experiment, batch_size).values())
+    batch = sum(int(np.prod(x.shape)) * x.dtype.itemsize for x in arrays.values())
     batch //= programs.mesh.size
     sizes = {'state': found.argument_size_in_bytes - batch, 'batch': batch, 'temporary': found.temp_size_in_bytes,
              'together': found.argument_size_in_bytes + found.temp_size_in_bytes
