@@ -4,9 +4,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from configs.default import get_config
 from unet_jax.annotations import coco, frame
 from unet_jax.annotations.audit import audit, table
 from unet_jax.errors import InputError
+from unet_jax.experiment import create, read_frame, settle
+from unet_jax.modes.annotate import annotate
 
 HEX = '13454b0a33fb53c0cc68d81c5f19b7d'
 RECTANGLE = [[2, 2, 10, 2, 10, 6, 2, 6]]  # 32 of 40 × 20 pixels
@@ -166,10 +169,123 @@ def test_the_regrouped_set_has_no_twins_and_no_boxes(shared_data):
     assert found['twins']['count'] == 0 and found['rectangles'] == 0 and found['all']['without annotation'] == 0
 
 
-def test_an_image_that_cannot_be_opened_is_an_error_or_noted(data_set):
+def test_an_image_that_cannot_be_decoded_is_an_error_or_counted(data_set):
     frame_ = read(data_set)
     path = data_set / frame_.path.iloc[0]
     path.write_bytes(path.read_bytes()[:60])
     with pytest.raises(InputError, match=path.name):
         audit(frame_, data_set)
-    assert any(path.name in note for note in audit(frame_, data_set, on_error='skip')['notes'])
+    found = audit(frame_, data_set, on_error='skip')
+    assert found['undecodable']['count'] == 1 and path.name in found['undecodable']['first'][0]
+    assert 'images that cannot be decoded: 1, first' in table(found)
+
+
+def config_of(root, **data):
+    config = get_config()
+    config.data.update({'root': str(root), **data})
+    return config
+
+
+def spoil(data_set):
+    """A test image that cannot be opened, one that is missing and a train image that is cut short, besides a box and a
+    polygon of one point."""
+    (data_set / 'test/f.png').write_bytes(b'no image')
+    (data_set / 'test/g.png').unlink()
+    path = data_set / 'train/b.png'
+    path.write_bytes(path.read_bytes()[:200])
+
+
+def test_annotate_goes_through_and_names_all_that_is_wrong(data_set, tmp_path, capsys):
+    annotations = data_set / 'train/_annotations.coco.json'
+    given = json.loads(annotations.read_text())
+    given['annotations'] += [{'id': 8, 'image_id': 3, 'category_id': 1, 'segmentation': [], 'bbox': [0, 0, 2, 2]},
+                             {'id': 9, 'image_id': 3, 'category_id': 1, 'segmentation': [[1, float('nan')] * 3]}]
+    annotations.write_text(json.dumps(given))
+    spoil(data_set)
+    config = config_of(data_set, unannotated='error')
+    annotate(config, tmp_path / 'w')
+    found = json.loads((tmp_path / 'w/audit.json').read_text())
+    for kind, what in (('box_only', 'annotation 8 of d.png'), ('broken', 'annotation 9 of d.png'),
+                       ('missing', 'g.png'), ('unreadable', 'f.png cannot be opened'), ('unannotated', 'train/d.png')):
+        assert found['reader'][kind]['count'] == 1, kind
+        assert what in found['reader'][kind]['first'][0] and what in (tmp_path / 'w/audit.txt').read_text()
+    assert found['undecodable']['count'] == 1 and 'train/b.png' in found['undecodable']['first'][0]
+    assert 'reader, box_only = error: 1 (training will stop at them), first' in capsys.readouterr().out
+    for policy in ({}, {'box_only': 'skip'}, {'box_only': 'skip', 'broken': 'skip', 'unannotated': 'negative'}):
+        with pytest.raises(InputError):
+            annotate(config_of(data_set, **policy), tmp_path / 't', training=True)
+
+
+def test_annotate_takes_one_json_file_of_several_and_images_that_are_all_missing(data_set, tmp_path):
+    copy = data_set / 'train/other.json'
+    copy.write_bytes((data_set / 'train/_annotations.coco.json').read_bytes())
+    config = config_of(copy, split=(1.0, 0, 0))
+    rows = annotate(config, tmp_path / 'a')
+    assert set(rows['path']) == {path.name for path in (data_set / 'train').glob('*.png')}
+    assert create(settle(config, rows)).settings.root == str(data_set / 'train')
+    for path in (data_set / 'train').glob('*.png'):
+        path.unlink()
+    assert annotate(config, tmp_path / 'b').empty
+    assert json.loads((tmp_path / 'b/audit.json').read_text())['reader']['missing']['count'] == 4
+    with pytest.raises(InputError, match='other.json: 4 images not on disk'):
+        annotate(config, tmp_path / 'c', training=True)
+
+
+@pytest.mark.parametrize('name, counts', [
+    ('coco-val-folder', {}), ('coco-cvat', {}), ('coco-formats/pycococreator_coco_example.json', {}),
+    ('coco-formats/pkdarabi_test_utf8bom_annotations.coco.json', {'missing': 215}),
+    ('coco-formats/datumaro/coco_roboflow', {'box_only': 1, 'unannotated': 1}),
+    ('coco-formats/datumaro/coco_instances', {'box_only': 1, 'unannotated': 1}),
+    ('coco-formats/datumaro/coco_instances/annotations/instances_val.json', {}),
+    ('coco-formats/datumaro/coco_stuff', {})])
+def test_every_real_data_set_is_annotated(shared_data, tmp_path, name, counts):
+    rows = annotate(config_of(shared_data / name), tmp_path)
+    assert {kind: seen['count'] for kind, seen in rows.attrs['reader'].items() if seen['count']} == counts
+
+
+def test_images_that_are_left_out_for_want_of_annotations_are_counted(data_set):
+    config = config_of(data_set, box_only='skip', broken='skip', unannotated='skip')
+    rows = read_frame(config)
+    assert rows.attrs['reader']['unannotated']['count'] == 3 and rows['category_id'].notna().all()
+    assert 'reader, unannotated = skip: 3, first train/d.png' in table(audit(rows, data_set))
+
+
+def test_folds_and_split_files_are_followed_or_refused(data_set, tmp_path):
+    lenient = {'box_only': 'skip', 'broken': 'skip'}
+    with pytest.raises(InputError, match="config.data.folds is 2, but .* has subsets of its own, .'test'."):
+        read_frame(config_of(data_set, folds=2, **lenient))
+    single = data_set / 'train/_annotations.coco.json'
+    seen = []
+    for fold in range(2):
+        rows = read_frame(config_of(single, folds=2, fold=fold, split=(1.0, 0, 0), **lenient))
+        seen += rows.drop_duplicates('path').query('subset == "valid"')['path'].tolist()
+    assert len(seen) == len(set(seen)) == 4
+    file = tmp_path / 'splits.json'
+    file.write_text(json.dumps({'train': seen[:2], 'valid': seen[2:3], 'test': seen[3:]}))
+    rows = read_frame(config_of(single, split_file=str(file), **lenient))
+    assert set(rows.loc[rows['subset'] == 'test', 'path']) == {seen[3]}
+    with pytest.raises(InputError, match='both say how to split'):
+        read_frame(config_of(single, split_file=str(file), folds=2, **lenient))
+    rows = read_frame(config_of(data_set, **lenient))
+    file.write_text(json.dumps({'train': rows['case'].unique().tolist(), 'valid': [], 'test': []}))
+    with pytest.raises(InputError, match='splits.json: images of several subsets have one id'):
+        read_frame(config_of(data_set, split_file=str(file), **lenient))
+
+
+@pytest.mark.parametrize('format', ['coco', 'nifti', 'brats_h5', 'phantom'])
+def test_policies_and_formats_that_are_none_are_refused(format, tmp_path):
+    with pytest.raises(InputError, match="config.data.on_error is 'ignore'; choose 'raise' or 'skip'"):
+        read_frame(config_of(tmp_path, format=format, on_error='ignore'))
+    with pytest.raises(InputError, match="config.data.format is 'dicom'; choose one of 'coco'"):
+        read_frame(config_of(tmp_path, format='dicom'))
+
+
+@pytest.mark.parametrize('format, words', [
+    ('coco', ('_annotations.coco.json', 'Kaggle', 'pkdarabi/brain-tumor-image-dataset-semantic-segmentation')),
+    ('brats_h5', ('volume_N_slice_K.h5', 'Kaggle', 'awsaf49/brats2020-training-data')),
+    ('nifti', ('.nii.gz', 'synapse.org', 'Task01_BrainTumour'))])
+def test_missing_data_are_told_where_to_come_from(format, words, tmp_path):
+    for root in ('', tmp_path / 'absent'):
+        with pytest.raises(InputError) as error:
+            read_frame(config_of(root, format=format))
+        assert all(word in str(error.value) for word in (*words, 'config.data.root', 'configs/phantom.py'))

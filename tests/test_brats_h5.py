@@ -10,8 +10,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from unet_jax import phantom
-from unet_jax.annotations import brats_h5, labels
+from configs import brats
+from unet_jax import experiment, phantom
+from unet_jax.annotations import audit, brats_h5, labels, split
 from unet_jax.annotations import frame as annotation_frame
 from unet_jax.errors import InputError
 
@@ -75,12 +76,12 @@ def test_a_volume_is_never_in_two_subsets_and_the_seed_decides(made):
 
 
 def test_the_split_is_stratified_by_tumour_volume(made, monkeypatch):
-    seen, by_group = {}, brats_h5.by_group
+    seen, by_group = {}, split.by_group
 
     def spy(groups, shares, seed, strata):
         seen.update(strata)
         return by_group(groups, shares, seed, strata)
-    monkeypatch.setattr(brats_h5, 'by_group', spy)
+    monkeypatch.setattr(split, 'by_group', spy)
     brats_h5.read_frame(made)
     table = pd.read_csv(made / CSV)
     assert seen == table.groupby('volume')[['label0_pxl_cnt', 'label1_pxl_cnt', 'label2_pxl_cnt']].sum().sum(
@@ -145,15 +146,102 @@ def test_a_broken_csv_is_refused(copy, edit, message):
         brats_h5.read_frame(copy)
 
 
+@pytest.mark.parametrize('name', [CSV, 'name_mapping.csv'])
+@pytest.mark.parametrize(('data', 'message'), [
+    (b'', 'cannot be read as CSV'), ('volume,M\xfcller\n1,2'.encode('latin-1'), 'cannot be read as CSV in UTF-8'),
+    (b'a,b\n1,2\n', 'has no column'), (b'a\n1,2\n1,2,3,4\n"', 'cannot be read as CSV'), (b'\0\xff' * 99, None)])
+def test_a_damaged_csv_is_refused_by_name(made, copy, name, data, message):
+    (path,) = copy.rglob(name)
+    path.write_bytes(data)
+    with pytest.raises(InputError, match=message) as error:
+        brats_h5.read_frame(copy)
+    assert str(path) in str(error.value)
+
+
+def test_numbers_of_slices_and_patients_that_cannot_be_are_no_burden(copy):
+    table = pd.read_csv(copy / CSV)
+    table.loc[3, 'slice'] = 10 ** 9
+    table.to_csv(copy / CSV, index=False)
+    with pytest.raises(InputError, match=f'{CSV}: slice 1000000000; volumes of up to 10000'):
+        brats_h5.read_frame(copy)
+    table.astype({'slice': str}).replace({'slice': {'1000000000': '1e300'}}).to_csv(copy / CSV, index=False)
+    with pytest.raises(InputError, match='1 rows hold what is not a count'):
+        brats_h5.read_frame(copy)
+
+
+@pytest.mark.parametrize('csv', [True, False])
+def test_a_volume_with_a_damaged_or_missing_slice_is_left_out_where_asked(copy, csv):
+    (copy / DATA / 'volume_2_slice_0.h5').write_bytes(b'x')
+    (copy / DATA / 'volume_4_slice_5.h5').unlink()
+    if not csv:
+        (copy / CSV).unlink()
+    with pytest.raises(InputError, match='1 of 50 slices are missing'):
+        brats_h5.read_frame(copy)
+    for lenient in ({'on_error': 'skip'}, {'audit': True}):
+        frame = brats_h5.read_frame(copy, **lenient)
+        assert set(frame.case) == {'volume_1', 'volume_3', 'volume_5'}
+        seen = frame.attrs['reader']
+        assert seen['unreadable']['count'] == seen['missing']['count'] == 10
+        assert 'volume_2_slice_0.h5: is damaged' in seen['unreadable']['first'][0]
+        assert 'volume_4_slice_5: not in' in seen['missing']['first'][0]
+        assert seen['missing']['policy'] == lenient.get('on_error', 'raise')
+    for path in (copy / DATA).glob('*.h5'):
+        path.write_bytes(b'x')
+    with pytest.raises(InputError, match='no volume is whole; the first fault: .*volume_'):
+        brats_h5.read_frame(copy, on_error='skip')
+
+
+def test_a_sampled_slice_without_mask_or_of_odd_shape_is_refused_by_name_or_counted(made, copy):
+    frame = brats_h5.read_frame(made)
+    paths = frame.path[frame.category_id == 4].tolist()
+    for path, damage in zip(paths, (lambda f: f.pop('mask'), lambda f: f.pop('image'))):
+        with h5py.File(copy / path, 'r+') as f:
+            damage(f)
+        with pytest.raises(InputError, match='slice_.*no dataset'):
+            brats_h5.check_channels(frame, copy, most=len(paths))
+        assert min(brats_h5.check_channels(frame, copy, most=len(paths), audit=True).values()) > 0
+    assert frame.attrs['reader']['sampled']['count'] == 2
+
+
+def test_folds_are_of_volumes(made):
+    seen = []
+    for fold in range(2):
+        frame = brats_h5.read_frame(made, folds=2, fold=fold, split=(0.8, 0, 0.2)).drop_duplicates('case')
+        assert frame.subset.value_counts()['test'] == 1
+        seen += frame.case[frame.subset == 'valid'].tolist()
+    assert len(seen) == len(set(seen)) == 4
+
+
+def test_a_set_without_enhancing_tumour_has_its_classes_and_regions(copy):
+    for path in (copy / DATA).glob('*.h5'):
+        with h5py.File(path, 'r+') as f:
+            f['mask'][..., 2] = 0
+    table = pd.read_csv(copy / CSV)
+    table.assign(label2_pxl_cnt=0).to_csv(copy / CSV, index=False)
+    config = brats.get_config()
+    config.data.root = str(copy)
+    frame = experiment.read_frame(config)
+    settled = experiment.settle(config, frame)
+    assert settled.data.categories == (1, 2, 4) and settled.data.names == ('NCR/NET', 'ED', 'ET')
+    assert experiment.create(settled).of == (7, 5, 4)
+    assert audit.audit(frame, copy, categories=(1, 2, 4))['foreground'] == [1, 2]
+    config.data.categories = (1, 3)
+    with pytest.raises(InputError, match=r'config.data.categories names \[3\]; slices have the labels'):
+        experiment.settle(config, frame)
+
+
 def test_an_empty_root_is_refused_with_a_way_out(tmp_path):
     with pytest.raises(InputError, match='config.data.root'):
         brats_h5.read_frame(tmp_path / 'nothing')
 
 
 def test_two_copies_of_a_slice_are_refused(copy):
-    shutil.copy(copy / DATA / 'volume_1_slice_0.h5', copy)
-    with pytest.raises(InputError, match='volume_1_slice_0.h5 lies in both'):
-        brats_h5.read_frame(copy)
+    for twin in (copy / 'volume_1_slice_0.h5', copy / DATA / 'volume_01_slice_0.h5'):
+        shutil.copy(copy / DATA / 'volume_1_slice_0.h5', twin)
+        with pytest.raises(InputError, match='are both slice 0 of volume 1: keep one') as error:
+            brats_h5.read_frame(copy)
+        assert str(twin) in str(error.value)
+        twin.unlink()
 
 
 def test_a_slice_is_zero_outside_and_standardised_inside_the_brain(made):
@@ -256,7 +344,7 @@ def test_an_absurd_size_is_refused_before_it_is_read(tmp_path):
 def test_channels_in_order_give_no_warning_and_t1ce_in_place_of_t1_does(made, copy, caplog):
     with caplog.at_level(logging.WARNING, 'unet_jax'):
         assert min(brats_h5.check_channels(brats_h5.read_frame(made), made).values()) > 0
-        assert not [r for r in caplog.records if 'order' in r.message]
+        assert not [r for r in caplog.records if 'expected' in r.message]
         for path in (copy / DATA).glob('*.h5'):
             with h5py.File(path, 'r+') as f:
                 f['image'][...] = f['image'][()][..., [0, 2, 1, 3]]
@@ -283,9 +371,9 @@ def test_real_slices_look_right_and_permuted_ones_do_not(real, caplog):
     assert len(frame[frame.category_id == 4]) == (pd.read_csv(real / CSV).label2_pxl_cnt > 0).sum()
     with caplog.at_level(logging.WARNING, 'unet_jax'):
         assert min(brats_h5.check_channels(frame, real).values()) > 0
-        assert 'order' not in caplog.text
+        assert 'expected' not in caplog.text
         for path in frame.path[frame.category_id == 4].unique():
             with h5py.File(real / path, 'r+') as f:
                 f['image'][...] = f['image'][()][..., [3, 0, 1, 2]]  # T2, FLAIR, T1, T1ce
         brats_h5.check_channels(frame, real)
-    assert 'probably not in the order' in caplog.text
+    assert 'channels in the order t2, flair, t1, t1ce' in caplog.text

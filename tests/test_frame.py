@@ -101,6 +101,9 @@ def test_unannotated_images_are_kept_dropped_or_refused(caplog):
     with caplog.at_level(logging.WARNING, 'unet_jax'):
         kept = frames.apply_unannotated(frame, 'skip')
     assert kept['file_name'].tolist() == ['a.png'] and kept.index.tolist() == [0]
+    counted = {'policy': 'skip', 'count': 2, 'first': ['train/b.png', 'train/c.png']}
+    assert kept.attrs['reader']['unannotated'] == counted
+    assert len(frames.apply_unannotated(frame, 'error', audit=True)) == 3
     assert '2 images without annotation left out' in caplog.text
     with pytest.raises(InputError, match='2 images have no annotation, first train/b.png'):
         frames.apply_unannotated(frame, 'error')

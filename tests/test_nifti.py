@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 
 from unet_jax import phantom
+from unet_jax.annotations import contrasts, labels, nifti, nifti_file, schemas, split
 from unet_jax.annotations import frame as annotation_frame
-from unet_jax.annotations import labels, nifti, nifti_file, schemas, split
+from unet_jax.annotations.brats_h5_file import standardise
 from unet_jax.errors import InputError
 
 SHAPE = (12, 44, 40)  # (D, H, W)
@@ -149,8 +150,8 @@ def test_splits_and_folds_are_stratified_by_tumour_volume(made, monkeypatch):
             seen.append(strata.to_dict())
             return original(*args, strata=strata)
         return spy
-    monkeypatch.setattr(nifti, 'by_group', spied(nifti.by_group))
-    monkeypatch.setattr(nifti, 'k_folds', spied(nifti.k_folds))
+    monkeypatch.setattr(split, 'by_group', spied(split.by_group))
+    monkeypatch.setattr(split, 'k_folds', spied(split.k_folds))
     frame = nifti.read_frame(made['2020'])
     volumes = {row.case: int((nifti.read_case(made['2020'], row).label > 0).sum())
                for row in frame.drop_duplicates('case').itertuples()}
@@ -168,7 +169,7 @@ def test_folds_put_every_patient_into_valid_once(made):
     held = nifti.read_frame(made['2020'], folds=2, fold=0, split=(0.5, 0.25, 0.25)).drop_duplicates('case')
     assert held.subset.value_counts().to_dict() == {'train': 1, 'valid': 2, 'test': 1} or \
         held.subset.value_counts().to_dict() == {'train': 2, 'valid': 1, 'test': 1}
-    with pytest.raises(InputError, match='fold 3 of 3'):
+    with pytest.raises(InputError, match='config.data.fold is 3 of config.data.folds = 3'):
         nifti.read_frame(made['2020'], folds=3, fold=3)
 
 
@@ -395,6 +396,59 @@ def test_t1_and_t1ce_exchanged_give_a_warning(copy, caplog):
     with caplog.at_level(logging.WARNING, 'unet_jax'):
         nifti.check_intensities(nifti.read_frame(copy), copy)
     assert 'T1ce above itself in T1' in caplog.text
+    assert 'for flair, t1, t1ce, t2' in caplog.text and 'in the order flair, t1ce, t1, t2' in caplog.text
+
+
+@pytest.mark.parametrize('year, wrong', [('MSD', '2023'), ('2023', 'MSD'), ('2023', '2024-PED')])
+def test_labels_taken_for_those_of_another_release_give_a_warning_that_names_it(made, caplog, year, wrong):
+    frame = nifti.read_frame(made[year])
+    modalities = tuple(frame.modalities.iloc[0])
+    cases = [nifti.read_case(made[year], row) for row in frame.drop_duplicates('case').itertuples()]
+    measured = [contrasts.means(standardise(c.image, (c.image != 0).any(-1)), c.label) for c in cases]
+    with caplog.at_level(logging.WARNING, 'unet_jax'):
+        assert min(contrasts.check(measured, year, modalities, 'right').values()) > 0 and not caplog.text
+        contrasts.check(measured, wrong, modalities, 'folder')
+    assert 'folder: expected ' in caplog.text and f'those of release {wrong}' in caplog.text
+    assert f'config.data.schema = {year}' in caplog.text
+
+
+def test_contrasts_are_medians_of_differences_of_means():
+    """By hand: healthy brain 0, oedema 1, enhancing tumour 2 in T1ce; FLAIR is not there."""
+    image, label = np.zeros((4, 2)), np.array([0, 0, 2, 4])
+    image[1:] = [[-0.5, 0.25], [1, 0.5], [2, 1]]
+    found = contrasts.measure([contrasts.means(image, label)] * 3, '2021', ('t1ce', 't1'))
+    assert found == {'enhancing tumour above healthy brain in T1ce': 2.5, 'enhancing tumour above oedema in T1ce': 1,
+                     'enhancing tumour in T1ce above itself in T1': 1}
+
+
+def test_cases_that_are_damaged_or_incomplete_are_left_out_where_asked(copy):
+    files = sorted(copy.rglob('*_seg.nii.gz'))
+    files[0].write_bytes(files[0].read_bytes()[:-9])
+    files[1].unlink()
+    with pytest.raises(InputError, match='lacks the label'):
+        nifti.read_frame(copy)
+    for lenient in ({'on_error': 'skip'}, {'audit': True}):
+        frame = nifti.read_frame(copy, **lenient)
+        assert frame.case.nunique() == 2
+        seen = frame.attrs['reader']
+        assert seen['unreadable']['count'] == seen['missing']['count'] == 1
+        assert str(files[0]) in seen['unreadable']['first'][0] and 'lacks the label' in seen['missing']['first'][0]
+    image = next(path for path in files[2].parent.iterdir() if 't1ce' in path.name)
+    image.write_bytes(image.read_bytes()[:-9])
+    with pytest.raises(InputError, match=image.name):
+        nifti.check_intensities(frame, copy)
+    nifti.check_intensities(frame, copy, audit=True)
+    assert frame.attrs['reader']['sampled']['count'] == 1
+    files[2].unlink(), files[3].write_bytes(b'x')
+    with pytest.raises(InputError, match='no case can be read'):
+        nifti.read_frame(copy, on_error='skip')
+
+
+def test_one_modality_in_two_files_is_refused(copy):
+    path = next(copy.rglob('*_t1ce.nii.gz'))
+    path.with_suffix('').write_bytes(gzip.decompress(path.read_bytes()))
+    with pytest.raises(InputError, match=f'{path.with_suffix("").name} and .*{path.name} are both t1ce of'):
+        nifti.read_frame(copy)
 
 
 def test_a_split_is_written_and_read_back(made, tmp_path):

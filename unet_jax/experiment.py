@@ -7,7 +7,7 @@ import pandas as pd
 from ml_collections import ConfigDict
 
 from unet_jax import phantom
-from unet_jax.annotations import brats_h5, coco, labels, nifti, schemas, split
+from unet_jax.annotations import brats_h5, coco, labels, left_out, nifti, schemas, split
 from unet_jax.annotations import frame as frames
 from unet_jax.errors import InputError
 from unet_jax.model import unet
@@ -33,42 +33,58 @@ class Experiment(NamedTuple):
         return isinstance(self.settings, volumes.Settings)
 
 
-def read_frame(config: ConfigDict, **reading) -> pd.DataFrame:
-    """The annotation frame of `config.data`; `reading` goes to the COCO reader. Raises InputError."""
+def data_folder(config: ConfigDict) -> Path:
+    """The folder that the paths of the annotation frame are relative to."""
+    return coco.folder(config.data.root)
+
+
+def read_frame(config: ConfigDict, *, audit: bool = False) -> pd.DataFrame:
+    """The annotation frame of `config.data`.
+
+    Raises InputError for settings that are none, and for data that its policies do not allow; an `audit` counts such
+    data in `frame.attrs['reader']` instead and goes on without it.
+    """
     data = config.data
-    if data.format == 'brats_h5':
-        frame = brats_h5.read_frame(data.root, split=data.split, seed=config.seed)
-        brats_h5.check_channels(frame, data.root)
-        return frame
-    if data.format == 'nifti':
-        return read_volumes(config)
+    readers = {'coco': (read_coco, coco.LAYOUTS), 'phantom': (read_coco, ''), 'nifti': (read_volumes, nifti.LAYOUT),
+               'brats_h5': (read_slices, brats_h5.LAYOUT)}
+    if data.format not in readers:
+        raise InputError(f'config.data.format is {data.format!r}; choose one of {", ".join(map(repr, readers))}')
+    left_out.of_files(data.on_error)  # refuses a misspelt policy
+    if data.folds and data.split_file:
+        raise InputError(f'config.data.folds = {data.folds} and config.data.split_file = {data.split_file!r} both say '
+                         'how to split; set one of them')
+    read, layout = readers[data.format]
     if data.format == 'phantom':
         phantom.write_coco(Path(data.root), **data.phantom, seed=config.seed)
     elif not data.root:
-        raise InputError('config.data.root is empty: name the folder of the data set, --config.data.root=DIR; '
-                         'configs/phantom.py needs none')
-    elif data.format != 'coco':
-        raise InputError(f"config.data.format is {data.format!r}; choose 'coco', 'brats_h5', 'nifti' or "
-                         "'phantom'")
-    if data.on_error not in ('raise', 'skip'):
-        raise InputError(f"config.data.on_error is {data.on_error!r}; choose 'raise' or 'skip'")
-    policies = {'box_only': data.box_only, 'broken': data.broken, **reading,
-                'unreadable': 'skip' if data.on_error == 'skip' else 'error'}
-    frame = coco.read(data.root, split=data.split, seed=config.seed, **policies)
-    return frames.apply_unannotated(frame, data.unannotated)
+        raise InputError(f'config.data.root is empty: name the data set, --config.data.root=DIR. {layout}')
+    frame = read(config, audit=audit, split=data.split, seed=config.seed, folds=data.folds, fold=data.fold)
+    return split.read_splits(frame, data.split_file) if data.split_file else frame
 
 
-def read_volumes(config: ConfigDict) -> pd.DataFrame:
-    """The annotation frame of NIfTI volumes, after a look at whether tumours are as bright as they should be."""
+def read_coco(config: ConfigDict, *, audit: bool, **splitting) -> pd.DataFrame:
     data = config.data
-    if not data.root:
-        raise InputError('config.data.root is empty: name the folder of a BraTS release, --config.data.root=DIR')
-    frame = nifti.read_frame(data.root, schema=data.schema, split=data.split, seed=config.seed, folds=data.folds,
-                             fold=data.fold, modalities=tuple(data.modalities),
-                             missing_modalities=data.missing_modalities)
-    if data.split_file:
-        frame = split.read_splits(frame, data.split_file)
-    nifti.check_intensities(frame, data.root)
+    files = 'skip' if data.on_error == 'skip' else 'error'
+    frame = coco.read(data.root, box_only=data.box_only, broken=data.broken, missing=files, unreadable=files,
+                      audit=audit, **splitting)
+    return frames.apply_unannotated(frame, data.unannotated, audit=audit)
+
+
+def read_slices(config: ConfigDict, *, audit: bool, **splitting) -> pd.DataFrame:
+    """The frame of Kaggle slices, after a look at whether tumours are as bright as they should be."""
+    data = config.data
+    frame = brats_h5.read_frame(data.root, on_error=data.on_error, audit=audit, **splitting)
+    brats_h5.check_channels(frame, data.root, on_error=data.on_error, audit=audit)
+    return frame
+
+
+def read_volumes(config: ConfigDict, *, audit: bool, **splitting) -> pd.DataFrame:
+    """The frame of NIfTI volumes, after a look at whether tumours are as bright as they should be."""
+    data = config.data
+    frame = nifti.read_frame(data.root, schema=data.schema, modalities=tuple(data.modalities),
+                             missing_modalities=data.missing_modalities, on_error=data.on_error, audit=audit,
+                             **splitting)
+    nifti.check_intensities(frame, data.root, on_error=data.on_error, audit=audit)
     return frame
 
 
@@ -77,10 +93,17 @@ def settle(config: ConfigDict, frame: pd.DataFrame) -> ConfigDict:
     settled = config.copy_and_resolve_references()
     if config.data.format == 'nifti':
         return settle_volumes(settled, frame)
-    classes = frames.classes(frame, tuple(config.data.categories))
+    names, chosen = frames.categories(frame), tuple(config.data.categories)
+    if config.data.format == 'brats_h5':  # whichever of them its slices happen to show
+        names = schemas.schema('2020').names
+        unknown = sorted({*chosen} - {*brats_h5.CLASSES})
+        if unknown:
+            raise InputError(f'config.data.categories names {unknown}; slices have the labels {names}')
+        classes = tuple(sorted(chosen or brats_h5.CLASSES))
+    else:
+        classes = frames.classes(frame, chosen)
     if not classes:
         raise InputError(f'{config.data.root}: no annotation of any category, so there is nothing to learn')
-    names = frames.categories(frame)
     with settled.unlocked():
         settled.data.categories = classes
         settled.data.names = tuple(names[c] for c in classes)
@@ -110,7 +133,7 @@ def create(config: ConfigDict) -> Experiment:
     regions = tuple(labels.Region(name, tuple(ids), paint) for name, ids, paint in config.data.regions)
     if not classes or not regions:
         raise InputError('config.data.categories and config.data.regions are empty; train or annotate first')
-    settings = decode.Settings(str(config.data.root), tuple(config.data.size), config.data.channels, classes)
+    settings = decode.Settings(str(data_folder(config)), tuple(config.data.size), config.data.channels, classes)
     if config.data.format == 'nifti':
         settings = volumes.Settings(*settings, tuple(config.data.spacing), config.data.orientation)
         volumes.check(settings)

@@ -20,22 +20,21 @@ from unet_jax.errors import InputError
 
 TWIN = 0.98  # correlation of two thumbnails above which the images count as near-duplicates
 SIDE = 32  # pixels of a thumbnail
-LISTED = 50  # examples named of anything
 IMAGES = ('.jpg', '.jpeg', '.png', '.bmp', '.gif', '.tif', '.tiff', '.webp')  # looked at here, by Pillow
 QUANTILES = (0.0, 0.05, 0.25, 0.5, 0.75, 0.95, 1.0)
 
 
 def audit(frame: pd.DataFrame, root: str | os.PathLike, *, categories: Iterable[int] = (),
           thumbnail: Callable | None = None, area: Callable | None = None, on_error: str = 'raise') -> dict:
-    """Counts and findings of a data set as JSON-able values; `table` makes them readable.
+    """Counts and findings of a data set as JSON-able values; `table` makes them readable. The frame may be empty.
 
     thumbnail(row) -> (h, w) grey values and area(row) -> share of the image that is tumour, 0 … 1, look at one row
     of `frame.images`; without them image files and COCO segmentations are read here. `categories` are the
-    foreground ids, () for all. Raises InputError for an image that cannot be opened; on_error = 'skip' notes it.
+    foreground ids, () for all. Raises InputError for an image that cannot be decoded; on_error = 'skip' counts it.
     """
     root, images = pathlib.Path(root), frames.images(frame)
     volumes = _volumes(frame, images)
-    chosen = frames.classes(frame, () if volumes else categories)  # a release has classes that few cases show
+    chosen = tuple(c for c in frames.classes(frame) if volumes or not categories or c in categories)
     kinds = _kinds(frame)
     drawn = sum(kinds.values()) - kinds.get('reference', 0)
     found = {
@@ -53,7 +52,8 @@ def audit(frame: pd.DataFrame, root: str | os.PathLike, *, categories: Iterable[
         'leaking_groups': _examples(_leaking_groups(images)),
         'notes': []}
     found['areas'] = None if volumes else _areas(images, area, chosen)
-    found['twins'] = None if volumes else _twins(images, root, thumbnail, found['notes'], on_error)
+    found['twins'], damaged = (None, []) if volumes else _twins(images, root, thumbnail, found['notes'], on_error)
+    found['undecodable'] = _examples(damaged)
     if drawn and found['rectangles'] > 0.9:
         found['notes'].append('box supervision: Dice measures box overlap')
     if found['reader'] is None and not volumes and 'reference' not in kinds:
@@ -100,8 +100,10 @@ def _findings(found: dict) -> list[str]:
     if found['rectangles'] is not None:
         lines.append(f'rectangles: {100 * found["rectangles"]:.1f} % of the drawn annotations')
     for name, seen in (found['reader'] or {}).items():
-        lines.append(f'reader, {name} = {seen["policy"]}: {seen["count"]}' + _such_as(seen['first']))
-    for key, what in (('unlisted', 'files beside the images that no annotation file names'),
+        stops = ' (training will stop at them)' if seen['count'] and seen['policy'] in ('error', 'raise') else ''
+        lines.append(f'reader, {name} = {seen["policy"]}: {seen["count"]}{stops}' + _such_as(seen['first']))
+    for key, what in (('undecodable', 'images that cannot be decoded'),
+                      ('unlisted', 'files beside the images that no annotation file names'),
                       ('leaking_groups', 'groups (patients, source images) in several subsets')):
         lines.append(f'{what}: {found[key]["count"]}' + _such_as(found[key]['first']))
     if found['twins']:
@@ -117,7 +119,7 @@ def _such_as(items: list[str]) -> str:
 
 
 def _examples(items: list[str]) -> dict:
-    return {'count': len(items), 'first': items[:LISTED]}
+    return {'count': len(items), 'first': items[:frames.LISTED]}
 
 
 def _subsets(images: pd.DataFrame) -> list[str]:
@@ -200,20 +202,20 @@ def _drawn_area(row, chosen: tuple[int, ...]) -> float:
 
 
 def _twins(images: pd.DataFrame, root: pathlib.Path, thumbnail: Callable | None, notes: list[str], on_error: str
-           ) -> dict | None:
-    """Pairs of images in different subsets whose thumbnails correlate by more than `TWIN`."""
+           ) -> tuple[dict | None, list[str]]:
+    """(pairs of images in different subsets whose thumbnails correlate by more than `TWIN`, why others have none)."""
     if thumbnail is None and not all(path.lower().endswith(IMAGES) for path in images['path']):
         notes.append('near-duplicates are looked for among image files only')
-        return None
+        return None, []
     thumbnail = thumbnail or partial(_file_thumbnail, root=root)
-    vectors = np.zeros((len(images), SIDE ** 2), np.float32)
+    vectors, damaged = np.zeros((len(images), SIDE ** 2), np.float32), []
     for k, row in enumerate(images.itertuples()):
         try:
             vectors[k] = _standardised(thumbnail(row))
         except InputError as error:
             if on_error != 'skip':
                 raise
-            notes.append(f'left out of the search for near-duplicates: {error}')
+            damaged.append(str(error))
     where = {s: np.flatnonzero(images['subset'] == s) for s in _subsets(images)}
     subsets, pairs = [], []
     for first, second in combinations(where, 2):
@@ -224,7 +226,7 @@ def _twins(images: pd.DataFrame, root: pathlib.Path, thumbnail: Callable | None,
     pairs.sort(key=lambda pair: (-pair[0], pair[1], pair[2]))
     paths = images['path'].tolist()
     return {'subsets': subsets, 'count': len(pairs),
-            'pairs': [{'a': paths[i], 'b': paths[j], 'correlation': c} for c, i, j in pairs[:LISTED]]}
+            'pairs': [{'a': paths[i], 'b': paths[j], 'correlation': c} for c, i, j in pairs[:frames.LISTED]]}, damaged
 
 
 def _correlated(a: np.ndarray, b: np.ndarray) -> list[tuple[int, int, float]]:

@@ -1,7 +1,7 @@
 """COCO JSON with images -> the annotation frame.
 
 Where each subset has a file of its own (train/_annotations.coco.json, annotations/instances_train.json) the subsets
-are kept; otherwise whole groups are split. What a policy leaves out is counted in the log and in
+are kept; otherwise whole groups are split. What a policy leaves out, or an audit finds, is counted in the log and in
 `frame.attrs['reader']`; everything else that is wrong raises InputError with file, count and the first few values.
 """
 import json
@@ -19,10 +19,12 @@ from PIL import Image
 from unet_jax.annotations import frame as frames
 from unet_jax.annotations import segmentation as segmentations
 from unet_jax.annotations import split as splits
+from unet_jax.annotations.left_out import LeftOut, left_out
 from unet_jax.errors import InputError
 
 FILE = '_annotations.coco.json'
 SUBSETS = {'train': 'train', 'valid': 'valid', 'val': 'valid', 'validation': 'valid', 'test': 'test'}
+INSTANCES = re.compile(r'(?:instances|stuff)_((train|validation|valid|val|test)\d*)')
 POLICIES = {'box_only': ('error', 'skip', 'box'), 'broken': ('error', 'skip'), 'missing': ('error', 'skip'),
             'unreadable': ('error', 'skip')}
 KEYS = {'images': ('id', 'file_name', 'width', 'height'), 'annotations': ('image_id', 'category_id'),
@@ -31,7 +33,9 @@ IMAGE_FORMATS = ('BMP', 'GIF', 'JPEG', 'JPEG2000', 'PNG', 'PPM', 'TIFF', 'WEBP')
 MAX_PIXELS = 64 * 2 ** 20
 Image.MAX_IMAGE_PIXELS = None  # Pillow's own check only warns up to 179 megapixels; ours refuses earlier
 LAYOUTS = (f'Looked for train|valid|test/{FILE}, annotations/instances_train.json with images/train, or one JSON file '
-           'with an image folder beside or below it. Set config.data.root; configs/phantom.py needs no data')
+           'with an image folder beside or below it. Set config.data.root to that folder, or to one JSON file. Such a '
+           'set to download is pkdarabi/brain-tumor-image-dataset-semantic-segmentation on Kaggle; configs/phantom.py '
+           'needs no data')
 
 log = logging.getLogger('unet_jax')
 
@@ -45,54 +49,67 @@ class Source(NamedTuple):
 
 
 def read(root: str | os.PathLike, *, box_only: str = 'error', broken: str = 'error', missing: str = 'error',
-         unreadable: str = 'error', split: Sequence[float] = (0.7, 0.15, 0.15), seed: int = 0) -> pd.DataFrame:
-    """All annotations below the folder `root`: the annotation frame and a column `iscrowd`.
+         unreadable: str = 'error', split: Sequence[float] = (0.7, 0.15, 0.15), seed: int = 0, folds: int = 0,
+         fold: int = 0, audit: bool = False) -> pd.DataFrame:
+    """All annotations of the folder or the JSON file `root`: the annotation frame and a column `iscrowd`.
 
     box_only: an annotation with a bounding box and no mask is an 'error', left out ('skip') or filled ('box').
     broken: one that cannot be drawn, or covers no pixel, is an 'error' or left out ('skip'); its image stays.
     missing: an image that is not on disk is an 'error' or left out with its annotations ('skip').
     unreadable: so is one that cannot be opened or is unlike its entry; in the subset test it is an error always.
-    split, seed: the shares of train, valid and test, where the data set has no subsets or nothing but train.
+    split, seed, folds, fold: as in `split.subsets`, where the data set has no subsets or nothing but train.
+    audit: what would be an error by one of the four policies is left out and counted, and the frame may be empty.
     """
     policies = {'box_only': box_only, 'broken': broken, 'missing': missing, 'unreadable': unreadable}
     for name, policy in policies.items():
         if policy not in POLICIES[name]:
-            raise InputError(f'{name} is {policy!r}; it can be one of {POLICIES[name]}')
-    root = pathlib.Path(root)
-    rows, left_out = [], defaultdict(list)
-    for source in find(root):
+            raise InputError(f'config.data.{name} is {policy!r}; it can be one of {POLICIES[name]}')
+    rows, reader, sources, below = [], left_out(policies, audit=audit), find(root), folder(root)
+    for source in sources:
         dataset = _load(source)
-        images = _images(source, dataset['images'], root, policies, left_out)
-        rows += _rows(source, dataset, images, policies, left_out)
-    if not rows:
-        raise InputError(f'{root}: no images. {LAYOUTS}')
-    for policy, items in left_out.items():
-        log.warning('%s: %s = %r for %d, first %s', root, policy, policies[policy], len(items), '; '.join(items[:3]))
+        images = _images(source, dataset['images'], below, reader)
+        rows += _rows(source, dataset, images, reader)
+    if not rows and not audit:
+        raise InputError(f'{root}: no images that can be read. {LAYOUTS}')
     _agree(rows)
-    if {row['subset'] for row in rows} <= {'', 'train'}:
-        subsets = splits.by_group(pd.Series([row['group'] for row in rows]), split, seed)
+    own = {source.subset for source in sources} - {'', 'train'}
+    if own and folds:
+        raise InputError(f'config.data.folds is {folds}, but {root} has subsets of its own, {sorted(own)}, which are '
+                         'kept. Put all images into one folder with one JSON file to split them anew')
+    if rows and not own:
+        subsets = splits.subsets(pd.Series([row['group'] for row in rows]), split, seed, folds=folds, fold=fold)
         rows = [row | {'subset': subset} for row, subset in zip(rows, subsets)]
         log.warning('%s has no subsets: split by source image, shares %s', root, tuple(split))
     frame = frames.build(_with_cases(rows))
-    frame.attrs['reader'] = {name: {'policy': policy, 'count': len(left_out[name]), 'first': left_out[name][:50]}
-                             for name, policy in policies.items()}
+    reader.note(frame, str(root))
     return frame
 
 
-def find(root: pathlib.Path) -> list[Source]:
+def folder(root: str | os.PathLike) -> pathlib.Path:
+    """The folder that a frame's paths are relative to: `root`, or the one that holds it where it is a JSON file."""
+    root = pathlib.Path(root)
+    if root.suffix.lower() != '.json' or root.is_dir():
+        return root
+    return root.parent.parent if root.parent.name == 'annotations' else root.parent
+
+
+def find(root: str | os.PathLike) -> list[Source]:
     """The JSON files of the data set in `root`. Raises InputError, saying what was looked for."""
+    root = pathlib.Path(root)
+    if root.is_file() and folder(root) != root:
+        below = folder(root)
+        return [Source(root, root.relative_to(below).as_posix(), _image_folder(below, root.stem), '')]
     if not root.is_dir():
-        raise InputError(f'config.data.root is {str(root)!r}: there is no such folder. {LAYOUTS}')
-    found = [(folder / FILE, folder, SUBSETS[folder.name.lower()]) for folder in sorted(root.iterdir())
-             if folder.name.lower() in SUBSETS and (folder / FILE).is_file()]
+        raise InputError(f'config.data.root is {str(root)!r}: there is no such folder or JSON file. {LAYOUTS}')
+    found = [(part / FILE, part, SUBSETS[part.name.lower()]) for part in sorted(root.iterdir())
+             if part.name.lower() in SUBSETS and (part / FILE).is_file()]
     for file in [] if found else sorted(root.glob('annotations/*.json')):
-        parts = re.fullmatch(r'(?:instances|stuff)_((train|validation|valid|val|test)\d*)', file.stem)
+        parts = INSTANCES.fullmatch(file.stem)
         if parts:
-            folders = (root / 'images' / parts[1], root / parts[1], root / 'images')
-            found.append((file, next((f for f in folders if f.is_dir()), root), SUBSETS[parts[2]]))
+            found.append((file, _image_folder(root, file.stem), SUBSETS[parts[2]]))
     if not found:
         files = sorted(root.glob('*.json')) or sorted(root.glob('annotations/*.json'))
-        found = [(file, root / 'images' if (root / 'images').is_dir() else root, '') for file in files]
+        found = [(file, _image_folder(root, ''), '') for file in files]
     if not found:
         below = [str(file.parent.parent) for file in sorted(root.glob(f'*/*/{FILE}'))]
         hint = f'There is one in {below[0]!r}. ' if below else ''
@@ -101,8 +118,16 @@ def find(root: pathlib.Path) -> list[Source]:
     for subset, count in Counter(source.subset for source in sources).items():
         if count > 1:
             names = [source.name for source in sources if source.subset == subset]
-            raise InputError(f'{root}: {names[:5]} would all be {subset or "the data set"}. Leave one of them there')
+            raise InputError(f'{root}: {names[:5]} would all be {subset or "the data set"}. Leave one of them '
+                             'there, or set config.data.root to one of the files')
     return sorted(sources, key=lambda source: (*frames.SUBSETS, '').index(source.subset))
+
+
+def _image_folder(root: pathlib.Path, stem: str) -> pathlib.Path:
+    """Where the images of the JSON file called `stem` lie: images/train, train, images or `root`."""
+    parts = INSTANCES.fullmatch(stem)
+    folders = (root / 'images' / parts[1], root / parts[1], root / 'images') if parts else (root / 'images',)
+    return next((part for part in folders if part.is_dir()), root)
 
 
 def _load(source: Source) -> dict:
@@ -125,16 +150,14 @@ def _load(source: Source) -> dict:
     return dataset
 
 
-def _images(source: Source, entries: list[dict], root: pathlib.Path, policies: dict, left_out: dict) -> dict:
+def _images(source: Source, entries: list[dict], root: pathlib.Path, reader: LeftOut) -> dict:
     """Image id -> the image columns of its rows, for the images on disk, whose sizes are checked."""
     paths = _match(source, [str(entry['file_name']) for entry in entries])
     outside = [path for path in paths if path and not path.resolve().is_relative_to(root.resolve())]
     _refuse(source, outside, f'images that are links out of {root}; copy them there')
     absent = [entry['file_name'] for entry, path in zip(entries, paths) if path is None]
-    if policies['missing'] == 'error':
-        _refuse(source, absent, f'images not on disk in {source.images}')
-    if absent:
-        left_out['missing'] += [f'{source.name}: {name}' for name in absent]
+    _leave_out(reader, source, 'missing', absent, f'images not on disk in {source.images} (config.data.on_error = '
+                                                  "'skip' leaves them out)")
     images, problems = {}, []
     for entry, path in zip(entries, paths):
         if path is None:
@@ -148,10 +171,7 @@ def _images(source: Source, entries: list[dict], root: pathlib.Path, policies: d
             'file_name': name, 'width': width, 'height': height, 'subset': source.subset,
             'image_id': str(entry['id']), 'path': relative, 'iscrowd': None,
             'group': splits.source_stem(name) if splits.COPY.search(name) else relative}
-    if policies['unreadable'] == 'error' or source.subset == 'test':
-        _refuse(source, problems, 'images unlike their entry')
-    if problems:
-        left_out['unreadable'] += [f'{source.name}: {problem}' for problem in problems]
+    _leave_out(reader, source, 'unreadable', problems, 'images unlike their entry', always=source.subset == 'test')
     return images
 
 
@@ -189,7 +209,7 @@ def _size(entry: dict, path: pathlib.Path) -> tuple[int, int, str]:
     return width, height, '' if agrees else f'is {width} × {height} pixels (width × height), its entry says {said}'
 
 
-def _rows(source: Source, dataset: dict, images: dict, policies: dict, left_out: dict) -> list[dict]:
+def _rows(source: Source, dataset: dict, images: dict, reader: LeftOut) -> list[dict]:
     """The frame's rows of one JSON file, image by image."""
     listed = {str(entry['id']) for entry in dataset['images']}
     categories = {str(category['id']): str(category['name']) for category in dataset['categories']}
@@ -204,19 +224,16 @@ def _rows(source: Source, dataset: dict, images: dict, policies: dict, left_out:
         image = images.get(str(annotation['image_id']))
         if image is None:  # left out with its image
             continue
-        kind, reason, plain = _plain(annotation, image, policies['box_only'])
+        kind, reason, plain = _plain(annotation, image, reader.policies['box_only'])
         if kind in problems:
             problems[kind].append(f'{_label(i, annotation)} of {image["file_name"]}{reason and ": " + reason}')
         if plain is not None:
             drawn[image['image_id']].append({
                 'category_id': annotation['category_id'], 'category': categories[str(annotation['category_id'])],
                 'segmentation': plain, 'iscrowd': int(annotation.get('iscrowd') in (1, '1'))})
-    for kind, items in problems.items():
-        if policies[kind] == 'error':
-            what = 'annotations that have a box only' if kind == 'box_only' else 'annotations that cannot be drawn'
-            _refuse(source, items, f'{what} (config.data.{kind} can be {" or ".join(map(repr, POLICIES[kind]))})')
-        if items:
-            left_out[kind] += [f'{source.name}: {item}' for item in items]
+    for kind, what in (('box_only', 'that have a box only'), ('broken', 'that cannot be drawn')):
+        _leave_out(reader, source, kind, problems[kind], f'annotations {what} (config.data.{kind} can be '
+                                                       f'{" or ".join(map(repr, POLICIES[kind]))})')
     return [image | annotation for i, image in images.items() for annotation in drawn[i] or [{}]]
 
 
@@ -255,6 +272,13 @@ def _with_cases(rows: list[dict]) -> list[dict]:
     """Each image is a case, called by its file name; by its path, where the name occurs in two subsets."""
     count = Counter(name for name, _ in {(row['file_name'], row['path']) for row in rows})
     return [row | {'case': row['file_name'] if count[row['file_name']] == 1 else row['path']} for row in rows]
+
+
+def _leave_out(reader: LeftOut, source: Source, kind: str, problems: list, what: str, *, always: bool = False) -> None:
+    """Counts `problems` of a kind; refuses them where the policy, or `always`, says so."""
+    if reader.refuses(kind) or always and not reader.audit:
+        _refuse(source, problems, what)
+    reader.items[kind] += [f'{source.name}: {problem}' for problem in problems]
 
 
 def _refuse(source: Source, problems: list, what: str) -> None:

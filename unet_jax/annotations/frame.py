@@ -20,6 +20,7 @@ COLUMNS = ('file_name', 'width', 'height', 'category_id', 'segmentation', 'subse
            'image_id', 'category', 'path', 'group', 'case', 'slice')
 IMAGE_COLUMNS = ('file_name', 'width', 'height', 'subset', 'image_id', 'path', 'group', 'case', 'slice')
 TEXT = ('file_name', 'subset', 'image_id', 'path', 'group', 'case')  # never missing, never empty
+LISTED = 50  # examples named of anything that is counted
 
 log = logging.getLogger('unet_jax')
 
@@ -136,22 +137,29 @@ def locate(root: str | os.PathLike, path: str | os.PathLike) -> pathlib.Path:
     return found
 
 
-def apply_unannotated(frame: pd.DataFrame, policy: str) -> pd.DataFrame:
+def note_left_out(frame: pd.DataFrame, kind: str, policy: str, items: list[str]) -> None:
+    """Writes into `frame.attrs['reader']` what a reader left out, or filled, of one kind, by which policy."""
+    frame.attrs.setdefault('reader', {})[kind] = {'policy': policy, 'count': len(items), 'first': items[:LISTED]}
+
+
+def apply_unannotated(frame: pd.DataFrame, policy: str, *, audit: bool = False) -> pd.DataFrame:
     """What an image without annotation means: 'negative' keeps it, 'skip' drops it, 'error' raises InputError.
 
-    Only the user knows: such an image may show no tumour, or one that nobody has drawn.
+    Only the user knows: such an image may show no tumour, or one that nobody has drawn. They are counted in
+    `frame.attrs['reader']`; for an `audit` all are kept.
     """
-    empty = frame['category_id'].isna()
     if policy not in ('negative', 'skip', 'error'):
         raise InputError(f"config.data.unannotated is {policy!r}; it can be 'negative', 'skip' or 'error'")
-    if policy == 'negative' or not empty.any():
-        return frame
-    some = ', '.join(frame.loc[empty, 'path'].head(5))
-    if policy == 'error':
-        raise InputError(f'{empty.sum()} images have no annotation, first {some}. Set config.data.unannotated to '
-                         "'negative' if they show no tumour, to 'skip' to leave them out")
-    log.warning('%d images without annotation left out, first %s', empty.sum(), some)
-    return frame[~empty].reset_index(drop=True)
+    empty = frame['category_id'].isna()
+    paths = frame.loc[empty, 'path'].tolist()
+    if policy == 'error' and paths and not audit:
+        raise InputError(f'{len(paths)} images have no annotation, first {", ".join(paths[:5])}. Set '
+                         "config.data.unannotated to 'negative' if they show no tumour, to 'skip' to leave them out")
+    kept = frame if audit or policy != 'skip' else frame[~empty].reset_index(drop=True)
+    note_left_out(kept, 'unannotated', policy, paths)
+    if len(kept) < len(frame):
+        log.warning('%d images without annotation left out, first %s', len(paths), ', '.join(paths[:5]))
+    return kept
 
 
 def _added(frame: pd.DataFrame) -> list[str]:

@@ -11,15 +11,19 @@ import nibabel
 import numpy as np
 import pandas as pd
 
+from unet_jax.annotations import contrasts, schemas
 from unet_jax.annotations import frame as annotation_frame
-from unet_jax.annotations import schemas
-from unet_jax.annotations.brats_h5 import standardise
+from unet_jax.annotations.brats_h5_file import standardise
+from unet_jax.annotations.left_out import LeftOut, of_files
 from unet_jax.annotations.nifti_file import Header, describe, read_header, read_image, read_label
 from unet_jax.annotations.schemas import MODALITIES, SCHEMAS, Schema
-from unet_jax.annotations.split import by_group, k_folds
+from unet_jax.annotations.split import subsets
 from unet_jax.errors import InputError
 from unet_jax.progress import bar
 
+LAYOUT = ('Looked for .nii and .nii.gz there and up to 4 folders below. Download a BraTS release after registration '
+          'at Synapse (synapse.org), or Task01_BrainTumour of the Decathlon (medicaldecathlon.com), and '
+          'set config.data.root to its folder; configs/phantom.py needs no data')
 DEPTH = 4  # folders below the root that are searched
 PATIENT = r'(BraTS-\w+-\d{5})-\d{3}'  # and a time point: of MEN, MET and SSA too
 NIFTI = re.compile(r'(?!\._)(.+?)(\.nii(?:\.gz)?)', re.IGNORECASE)  # ._NAME is a Mac's note about a file
@@ -45,7 +49,7 @@ class Case(NamedTuple):
 
 def read_frame(root: str | Path, *, schema: str = 'auto', split: tuple[float, float, float] = (0.7, 0.15, 0.15),
                seed: int = 0, modalities: tuple[str, ...] = MODALITIES, missing_modalities: bool = False,
-               folds: int = 0, fold: int = 0) -> pd.DataFrame:
+               folds: int = 0, fold: int = 0, on_error: str = 'raise', audit: bool = False) -> pd.DataFrame:
     """The annotation frame of the cases at or below `root`: a row per case and class present.
 
     `schema` is a key of `schemas.SCHEMAS`, or 'auto' to tell by file names and label values. Every header is checked
@@ -54,15 +58,22 @@ def read_frame(root: str | Path, *, schema: str = 'auto', split: tuple[float, fl
     columns: modalities {name: file, or {'file', 'index'}, or None where `missing_modalities` allows it}, in channel
     order; label, the file; depth; spacing (mm); schema. height, width, depth are the array's axes (X, Y, Z).
 
-    Raises InputError for cases that are incomplete, damaged, of unlike shape or affine, or of an unknown release.
+    Raises InputError for cases that are incomplete, damaged, of unlike shape or affine, or of an unknown release. With
+    on_error = 'skip', and for an `audit`, such cases are left out and counted in `frame.attrs['reader']`, unless the
+    release is unknown.
     """
-    root = Path(root)
+    root, reader = Path(root), of_files(on_error, audit=audit)
     if set(modalities) - set(MODALITIES) or not modalities:
         raise InputError(f'modalities {modalities}; choose from {MODALITIES}')
-    candidates, cases = _find(root, schema, modalities, missing_modalities)
-    headers = {c.name: _check_headers(c, 'MSD' in candidates) for c in bar(cases, desc='headers', unit='case')}
-    counts = {c.name: np.bincount(read_label(c.label)[0].ravel(), minlength=256)  # voxels of each value
-              for c in bar(cases, desc='reading labels', unit='case')}
+    candidates, cases = _find(root, schema, modalities, missing_modalities, reader)
+    headers = {c.name: reader.attempt('unreadable', _check_headers, c, 'MSD' in candidates)
+               for c in bar(cases, desc='headers', unit='case')}
+    counts = {c.name: reader.attempt('unreadable', _count, c) for c in bar(cases, desc='reading labels', unit='case')
+              if headers[c.name]}  # voxels of each value
+    cases = [case for case in cases if counts.get(case.name) is not None]
+    if not cases:
+        raise InputError(f'{root}: no case can be read. {"; ".join(sum(reader.items.values(), [])[:3])}')
+    headers, counts = ({case.name: of[case.name] for case in cases} for of in (headers, counts))
     found = SCHEMAS[schema] if schema != 'auto' else _decide(root, candidates, counts, headers)
     for case in cases:
         unknown = set(np.flatnonzero(counts[case.name]).tolist()) - {0, *found.names}
@@ -70,7 +81,8 @@ def read_frame(root: str | Path, *, schema: str = 'auto', split: tuple[float, fl
             raise InputError(f'{case.label}: label values {sorted(unknown)}; release {found.name} has {found.names}. '
                              f'Choose another schema: {", ".join(SCHEMAS)}')
     tumour = {name: int(count[1:].sum()) for name, count in counts.items()}
-    subset = _subsets(cases, tumour, split=split, seed=seed, folds=folds, fold=fold)
+    groups = pd.Series({case.name: case.patient for case in cases})
+    subset = subsets(groups, split, seed, pd.Series(tumour)[groups.index], folds=folds, fold=fold)
     rows = []
     for case in cases:
         row = _row(case, root, found, headers[case.name]) | {'subset': subset[case.name]}
@@ -78,7 +90,14 @@ def read_frame(root: str | Path, *, schema: str = 'auto', split: tuple[float, fl
         rows += [row | {'category_id': v, 'category': found.names[v],
                         'segmentation': {'file': row['label'], 'label': v, 'voxels': n}}
                  for v, n in voxels.items()] or [row]
-    return annotation_frame.build(rows)
+    frame = annotation_frame.build(rows)
+    reader.note(frame, str(root))
+    return frame
+
+
+def _count(case: Files) -> np.ndarray:
+    """(256,) voxels of each label value."""
+    return np.bincount(read_label(case.label)[0].ravel(), minlength=256)
 
 
 def find_cases(root: str | Path, schema: str, modalities: tuple[str, ...] = MODALITIES,
@@ -88,7 +107,7 @@ def find_cases(root: str | Path, schema: str, modalities: tuple[str, ...] = MODA
     Files may be named as any release names them; `schema` is written beside each case. Raises what `read_frame` does.
     """
     root = Path(root)
-    candidates, cases = _find(root, 'auto', modalities, missing_modalities, labelled=False)
+    candidates, cases = _find(root, 'auto', modalities, missing_modalities, of_files('raise'), labelled=False)
     rows = []
     for case in cases:
         row = _row(case, root, SCHEMAS[candidates[0]], _check_headers(case, 'MSD' in candidates))
@@ -108,16 +127,14 @@ def _row(case: Files, root: Path, schema: Schema, header: Header) -> dict:
             'depth': header.shape[2], 'spacing': list(header.spacing), 'schema': schema.name}
 
 
-def _find(root: Path, wanted: str, modalities: tuple[str, ...], missing_modalities: bool, *, labelled: bool = True
-          ) -> tuple[tuple[str, ...], list[Files]]:
+def _find(root: Path, wanted: str, modalities: tuple[str, ...], missing_modalities: bool, reader: LeftOut, *,
+          labelled: bool = True) -> tuple[tuple[str, ...], list[Files]]:
     """(the releases that the names allow, the cases). Cases of any name are taken where no release's names match."""
     files = [Path(folder) / name for folder, names in _walk(root) for name in names if NIFTI.fullmatch(name)]
     for path in files:
         annotation_frame.locate(root, path.relative_to(root))
     if not files:
-        raise InputError(f'{root}: no .nii or .nii.gz files there or up to {DEPTH} folders below; set '
-                         'config.data.root to the folder of a BraTS release, or try configs/phantom.py, which '
-                         'needs no data')
+        raise InputError(f'config.data.root is {str(root)!r}: no NIfTI files there. {LAYOUT}')
     unlabelled = {path for path in files if labelled and path.parent.name == 'imagesTs'}
     if unlabelled:  # the Decathlon's own test images
         log.info('%s: %d images in imagesTs have no labels; --mode=predict takes them', root, len(unlabelled))
@@ -138,8 +155,9 @@ def _find(root: Path, wanted: str, modalities: tuple[str, ...], missing_modaliti
     named = SCHEMAS[next(iter(matches))]
     taken = {path for parts in first.values() for path in parts.values()}
     others = [path for path in files if path not in taken]
-    cases = [_case(name, parts, named, modalities, missing_modalities, others, labelled)
+    cases = [reader.attempt('missing', _case, name, parts, named, modalities, missing_modalities, others, labelled)
              for name, parts in sorted(first.items())]
+    cases = [case for case in cases if case is not None]
     unused = set(others) - {case.label for case in cases}
     if unused:
         log.warning('%s: %d NIfTI files belong to no case and are left out, such as %s', root, len(unused),
@@ -228,22 +246,6 @@ def _decide(root: Path, candidates: tuple[str, ...], counts: dict[str, np.ndarra
                      f'so what the labels mean is unknown. Name it by schema: {", ".join(candidates)}')
 
 
-def _subsets(cases: list[Files], tumour: dict[str, int], *, split: tuple[float, float, float], seed: int, folds: int,
-             fold: int) -> dict[str, str]:
-    groups = pd.Series({case.name: case.patient for case in cases})
-    strata = pd.Series(tumour)[groups.index]
-    if not folds:
-        return by_group(groups, split, seed, strata=strata).to_dict()
-    if not 0 <= fold < folds:
-        raise InputError(f'fold {fold} of {folds}; the first is 0')
-    subset = pd.Series('train', groups.index)
-    if split[2] > 0:
-        subset = by_group(groups, (1 - split[2], 0, split[2]), seed, strata=strata)
-    rest = subset.index[subset == 'train']
-    number = k_folds(groups[rest], folds, seed, strata=strata[rest])
-    return subset.to_dict() | {name: 'valid' if k == fold else 'train' for name, k in number.items()}
-
-
 def read_case(root: str | Path, row) -> Case:
     """The volumes of a row of `read_frame`'s frame, channels in the order of its modalities.
 
@@ -270,14 +272,19 @@ def read_case(root: str | Path, row) -> Case:
     return Case(image, label, header.affine, header.nifti)
 
 
-def check_intensities(frame: pd.DataFrame, root: str | Path, *, most: int = 5) -> dict[str, float]:
+def check_intensities(frame: pd.DataFrame, root: str | Path, *, most: int = 5, on_error: str = 'raise',
+                      audit: bool = False) -> dict[str, float]:
     """Whether tumours look as they should in each modality: `brats_h5.check_channels` on up to `most` cases."""
-    cases = frame[frame.category_id.notna()].drop_duplicates('case')
-    measured = []
-    for row in cases.iloc[::max(1, len(cases) // most)][:most].itertuples():
+    def measure(row) -> contrasts.Means:
         image, label, *_ = read_case(root, row)
-        image = standardise(image, (image != 0).any(-1))
-        measured.append(schemas.contrasts(
-            image, enhancing=label == schemas.value(row.schema, 'ET'), oedema=label == schemas.value(row.schema, 'ED'),
-            tumour=label > 0, modalities=tuple(row.modalities)))
-    return schemas.warn_contrasts(measured, str(root))
+        return contrasts.means(standardise(image, (image != 0).any(-1)), label)
+
+    reader = of_files(on_error, audit=audit, kinds=['sampled'])
+    cases = frame[frame.category_id.notna()].drop_duplicates('case')
+    measured = [found for row in cases.iloc[::max(1, len(cases) // most)][:most].itertuples()
+                if (found := reader.attempt('sampled', measure, row)) is not None]
+    reader.note(frame, str(root))
+    if not measured:
+        return {}
+    row = frame.iloc[0]
+    return contrasts.check(measured, row.schema, tuple(row.modalities), str(root))

@@ -5,17 +5,12 @@ Facts from the releases' own descriptions: Menze et al. 2015 (doi 10.1109/TMI.20
 and 2024; de Verdier et al. 2024 (arXiv 2405.18368) for post-treatment; Antonelli et al. 2022 (arXiv 2106.05735) for
 the Decathlon.
 """
-import logging
-from collections.abc import Iterable
 from typing import NamedTuple
-
-import numpy as np
 
 from unet_jax.annotations.labels import Region
 from unet_jax.errors import InputError
 
 MODALITIES = ('flair', 't1', 't1ce', 't2')
-log = logging.getLogger('unet_jax')
 
 
 class Schema(NamedTuple):
@@ -75,41 +70,3 @@ def regions(name: str) -> tuple[Region, ...]:
 def value(name: str, part: str) -> int:
     """The label value of 'ET', the enhancing tumour, or 'ED', the oedema (in 2024: SNFH), in a release."""
     return next(v for v, n in schema(name).names.items() if n == part or (part, n) == ('ED', 'SNFH'))
-
-
-# What must hold where the channels are in order: (what, modality, part, above which part, in which modality).
-_EXPECTED = (
-    ('enhancing tumour above healthy brain in T1ce', 't1ce', 'ET', 'brain', 't1ce'),
-    ('enhancing tumour above oedema in T1ce', 't1ce', 'ET', 'ED', 't1ce'),
-    ('enhancing tumour in T1ce above itself in T1', 't1ce', 'ET', 'ET', 't1'),
-    ('oedema above healthy brain in FLAIR', 'flair', 'ED', 'brain', 'flair'),
-    ('oedema in FLAIR above itself in T1', 'flair', 'ED', 'ED', 't1'),
-    ('oedema in T2 above itself in T1', 't2', 'ED', 'ED', 't1'),
-)
-
-
-def contrasts(image: np.ndarray, *, enhancing: np.ndarray, oedema: np.ndarray, tumour: np.ndarray,
-              modalities: tuple[str, ...] = MODALITIES) -> dict[str, float]:
-    """How far each expectation above holds in one image, in standard deviations of its brain; > 0 is as expected.
-
-    image (…, C), each channel with mean 0 and standard deviation 1 inside the brain and all zeros outside;
-    enhancing, oedema, tumour (…) bool. Expectations whose parts or modalities are absent are left out.
-    """
-    parts = {'ET': enhancing, 'ED': oedema, 'brain': (image != 0).any(-1) & ~tumour}
-    return {what: float(image[parts[part], modalities.index(modality)].mean()
-                        - image[parts[other], modalities.index(of)].mean())
-            for what, modality, part, other, of in _EXPECTED
-            if {modality, of} <= {*modalities} and parts[part].any() and parts[other].any()}
-
-
-def warn_contrasts(measured: Iterable[dict[str, float]], where: str) -> dict[str, float]:
-    """The median of every expectation over several images; logs a warning with the numbers where one is not > 0."""
-    measured = list(measured)
-    found = {key: [m[key] for m in measured if key in m] for key in (what for what, *_ in _EXPECTED)}
-    medians = {key: float(np.median(numbers)) for key, numbers in found.items() if numbers}
-    for key, median in medians.items():
-        if not median > 0:
-            log.warning('%s: expected %s, but it is %.2f standard deviations below (median of %d images): the '
-                        'channels are probably not in the order FLAIR, T1, T1ce, T2', where, key, -median,
-                        len(found[key]))
-    return medians

@@ -56,6 +56,23 @@ def k_folds(groups: pd.Series, k: int, seed: int, strata: pd.Series | None = Non
     return groups.map({group: i % k for i, group in enumerate(order)}).astype('int64').rename('fold')
 
 
+def subsets(groups: pd.Series, shares: Sequence[float], seed: int, strata: pd.Series | None = None, *, folds: int = 0,
+            fold: int = 0) -> pd.Series:
+    """The subset of every row: by `shares`, or with `folds` after the share of test was set aside by folds, of which
+    number `fold` is valid and the others train. Raises InputError for a fold that is none."""
+    if not folds:
+        return by_group(groups, shares, seed, strata=strata)
+    if not 0 <= fold < folds:
+        raise InputError(f'config.data.fold is {fold} of config.data.folds = {folds}; the first is 0')
+    subset = pd.Series('train', groups.index)
+    if shares[2] > 0:
+        subset = by_group(groups, (1 - shares[2], 0, shares[2]), seed, strata=strata)
+    rest = subset == 'train'
+    number = k_folds(groups[rest], folds, seed, strata=None if strata is None else strata[rest])
+    subset[rest] = ['valid' if k == fold else 'train' for k in number]
+    return subset
+
+
 def write_splits(frame: pd.DataFrame, path: str | Path) -> None:
     """The cases of each subset as JSON {'train': [names], 'valid': …, 'test': …}, to use the same split again."""
     cases = frame.drop_duplicates('case').sort_values('case').groupby('subset').case.agg(list)
@@ -80,6 +97,11 @@ def read_splits(frame: pd.DataFrame, path: str | Path) -> pd.DataFrame:
         raise InputError(f'{path}: {len(named) - len(of)} cases are named twice, and {len(lost)} of the data are not '
                          f'named: {lost[:5]}')
     frame = frame.assign(subset=frame.case.map(of).astype('str'))
+    images = frame.drop_duplicates(['subset', 'image_id', 'path'])
+    clash = images[images.duplicated(['subset', 'image_id'])]
+    if len(clash):
+        raise InputError(f'{path}: images of several subsets have one id, such as {clash.path.iloc[0]}: the data set '
+                         "has subsets of its own; they are kept with config.data.split_file = ''")
     torn = frame.groupby('group').subset.nunique()
     if (torn > 1).any():
         raise InputError(f'{path}: patients in more than one subset: {torn.index[torn > 1].tolist()[:5]}')

@@ -8,20 +8,21 @@ from ml_collections import ConfigDict
 from unet_jax import workdir as files
 from unet_jax.annotations import audit, split
 from unet_jax.annotations import frame as frames
-from unet_jax.experiment import read_frame
+from unet_jax.experiment import data_folder, read_frame
 
 
-def annotate(config: ConfigDict, folder: Path, *, missing: str = 'skip') -> pd.DataFrame:
+def annotate(config: ConfigDict, folder: Path, *, training: bool = False) -> pd.DataFrame:
     """Writes the annotation frame, its split and its audit into `folder`; prints the audit.
 
-    Images that are annotated but not there are counted in the audit; with missing = 'error' they raise InputError.
+    The audit counts and names what is box-only, broken, missing or unreadable, and goes through whatever the config
+    says of it; for `training` the config is followed, and what it does not allow raises InputError.
     """
-    frame = read_frame(config, missing=missing)
+    frame = read_frame(config, audit=not training)
     folder.mkdir(parents=True, exist_ok=True)
     frames.save(frame, folder)
     split.write_splits(frame, folder / 'splits.json')
-    found = audit.audit(frame, Path(config.data.root), categories=tuple(config.data.categories),
-                        on_error=config.data.on_error)
+    found = audit.audit(frame, data_folder(config), categories=tuple(config.data.categories),
+                        on_error=config.data.on_error if training else 'skip')
     files.write_text(folder / 'audit.json', json.dumps(found, indent=2) + '\n')
     files.write_text(folder / 'audit.txt', audit.table(found) + '\n')
     print(audit.table(found))

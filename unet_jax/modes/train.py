@@ -103,7 +103,7 @@ def read_or_annotate(config: ConfigDict, folder: Path, *, resumed: bool) -> pd.D
                          '--workdir must be a folder that all processes share')
     if jax.process_index() or (resumed and known.exists()):
         return frames.load(known)
-    return annotate(config, folder, missing='skip' if config.data.on_error == 'skip' else 'error')
+    return annotate(config, folder, training=True)
 
 
 def unread(frame: pd.DataFrame) -> dict[str, str]:

@@ -16,7 +16,7 @@ from scipy import ndimage
 
 from unet_jax.annotations import frame as frames
 from unet_jax.annotations import labels, nifti
-from unet_jax.annotations.brats_h5 import standardise
+from unet_jax.annotations.brats_h5_file import standardise
 from unet_jax.errors import InputError
 from unet_jax.pipeline import cache
 from unet_jax.progress import bar
