@@ -1,6 +1,6 @@
-"""Damaged and forged files for the four readers: each must be read, or refused by name, within bounds.
+"""Damaged and forged files for the readers: each must be read, or refused by name, within bounds.
 
-    python benchmarks/fuzz_readers.py --mutants=3000          # of each reader: 12,000 in all
+    python benchmarks/fuzz_readers.py --mutants=3000          # of each of the five: 15,000 in all
 
 A mutant is a good file with bytes changed, cut, repeated or exchanged, with a header or a JSON value replaced by
 another (gzip streams are made valid again), or a structure made up by hypothesis. Readers run in processes of their
@@ -33,7 +33,7 @@ from PIL import Image
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
-from unet_jax.annotations import brats_h5, coco, nifti_file  # noqa: E402  (after the path)
+from unet_jax.annotations import audit, brats_h5, coco, nifti_file  # noqa: E402  (after the path)
 from unet_jax.annotations import frame as frames  # noqa: E402
 from unet_jax.errors import InputError  # noqa: E402
 from unet_jax.pipeline import decode  # noqa: E402
@@ -180,6 +180,38 @@ def read_h5(folder: Path, name: str) -> None:
     assert len(frames.images(frame)) == 1
 
 
+# --- the CSVs beside the slices ---
+
+MAPPING = 'Grade,BraTS_2019_subject_ID,BraTS_2020_subject_ID\n' + ''.join(
+    f'HGG,BraTS19_M\u00fc{k},BraTS20_Training_00{k}\n' for k in (1, 2))
+COUNTS = 'slice_path,target,volume,slice,label0_pxl_cnt,label1_pxl_cnt,label2_pxl_cnt,background_ratio\n' + ''.join(
+    f'/data/volume_{v}_slice_{s}.h5,1,{v},{s},1,2,0,0.97\n' for v in (1, 2) for s in (0, 1))
+
+
+def write_csv(folder: Path, chance: random.Random) -> str:
+    mask = np.zeros((12, 10, 3), np.uint8)
+    mask[0, 0, 0] = mask[1, :2, 1] = 1
+    for volume, index in ((1, 0), (1, 1), (2, 0), (2, 1)):
+        with h5py.File(folder / f'volume_{volume}_slice_{index}.h5', 'w') as f:
+            f['image'], f['mask'] = np.random.default_rng(0).normal(size=(12, 10, 4)), mask
+    files = {'BraTS20 Training Metadata.csv': COUNTS, 'name_mapping.csv': MAPPING}
+    spoilt, encoding = chance.choice(list(files)), chance.choice(('utf-8', 'utf-8', 'latin-1', 'utf-16'))
+    for name, text in files.items():
+        if name == spoilt and chance.random() < 0.5:  # a field replaced
+            cells = [line.split(',') for line in text.splitlines()]
+            line = chance.choice(cells)
+            line[chance.randrange(len(line))] = str(chance.choice(ABSURD)).encode('utf-8', 'replace').decode()
+            text = '\n'.join(map(','.join, cells))
+        data = text.encode(encoding if name == spoilt else 'utf-8', 'replace')
+        (folder / name).write_bytes(damage(data, chance) if name == spoilt and chance.random() < 0.6 else data)
+    return spoilt
+
+
+def read_csv(folder: Path, name: str) -> None:
+    frame = brats_h5.read_frame(folder)
+    assert len(frames.images(frame)) == 4
+
+
 # --- COCO ---
 
 def good_coco() -> dict:
@@ -245,8 +277,7 @@ def write_coco(folder: Path, chance: random.Random, structures: tuple = ()) -> s
 
 
 def read_coco(folder: Path, name: str) -> None:
-    lenient = dict(box_only='skip', broken='skip')
-    for policies in ({}, lenient):
+    for policies in ({}, dict(box_only='skip', broken='skip'), dict(audit=True)):
         try:
             frame = coco.read(folder, **policies)
         except InputError:
@@ -258,10 +289,11 @@ def read_coco(folder: Path, name: str) -> None:
             decode.decode(row, decode.Settings(str(folder), (16, 16), 1, classes))
         frames.save(frame, folder)
         frames.load(folder / 'annotations.parquet')
+        audit.table(json.loads(json.dumps(audit.audit(frame, folder, on_error='skip'))))
 
 
 READERS = {'coco': (write_coco, read_coco), 'image': (write_image, read_image), 'h5': (write_h5, read_h5),
-           'nifti': (write_nifti, read_nifti)}
+           'csv': (write_csv, read_csv), 'nifti': (write_nifti, read_nifti)}
 
 
 def attempt(reader: str, number: int, structures: tuple = ()) -> str:

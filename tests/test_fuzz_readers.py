@@ -17,7 +17,7 @@ from unet_jax.errors import InputError
 from unet_jax.pipeline import decode
 
 
-@pytest.mark.parametrize('reader, mutants', [('coco', 60), ('image', 150), ('h5', 100), ('nifti', 150)])
+@pytest.mark.parametrize('reader, mutants', [('coco', 60), ('image', 150), ('h5', 100), ('csv', 60), ('nifti', 150)])
 def test_a_mutant_is_read_or_refused_by_name(reader, mutants):
     outcomes, failures = fuzz_readers.fuzz(reader, mutants, first=100_000)
     assert failures == {} and outcomes.total() == mutants
