@@ -1,13 +1,19 @@
 """Bit-set labels: packing, regions, painting."""
+import json
+
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from PIL import Image
 
-from unet_jax.annotations import labels
+from unet_jax.annotations import audit, coco, labels
+from unet_jax.annotations import frame as frames
 from unet_jax.annotations.labels import Region
 from unet_jax.errors import InputError
+from unet_jax.inference import export
+from unet_jax.pipeline import decode
 
 BRATS = (Region('WT', (1, 2, 4), 2), Region('TC', (1, 4), 1), Region('ET', (4,), 4))
 CLASSES = (1, 2, 4)
@@ -67,3 +73,33 @@ def test_more_than_32_classes_and_unknown_ids_are_refused():
         labels.region_bits((Region('x', (9,), 9),), CLASSES)
     with pytest.raises(InputError, match=r'\[3\]'):
         labels.from_ids(np.array([0, 3]), CLASSES)
+
+
+@pytest.mark.parametrize('classes, written', [((1, 4), (1, 4)), ((7, 65535), (7, 65535)), ((0, 3), (1, 2)),
+                                              ((1, 70000), (1, 2)), ((-1, 5), (1, 2))])
+def test_a_class_is_never_written_as_background_nor_beyond_16_bits(classes, written, tmp_path):
+    """Category id 0 may be a class, ids may be large."""
+    bits = np.array([[0, 1], [2, 2]], np.uint8)
+    assert labels.values(classes) == written
+    assert labels.to_ids(bits, classes).tolist() == [[0, written[0]], [written[1]] * 2]
+    export.write_mask(tmp_path / 'a.png', bits, classes)
+    assert np.array_equal(export.read_mask(tmp_path / 'a.png', classes), bits)
+    writer = export.CocoWriter(dict(zip(classes, 'ab')))
+    told = [c.get('pixel_value', c['id']) for c in writer.data['categories']]
+    assert tuple(told) == written and [c['id'] for c in writer.data['categories']] == list(classes)
+
+
+def test_an_annotated_category_0_is_a_class_and_an_unused_one_is_none(tmp_path):
+    for drawn, classes in ((0, (0,)), (1, (1,))):
+        Image.new('L', (8, 8)).save(tmp_path / 'a.png')
+        (tmp_path / 'labels.json').write_text(json.dumps({
+            'images': [{'id': 1, 'file_name': 'a.png', 'width': 8, 'height': 8}],
+            'annotations': [{'id': 1, 'image_id': 1, 'category_id': drawn, 'segmentation': [[1, 1, 5, 1, 5, 5]]}],
+            'categories': [{'id': 0, 'name': 'tumours'}, {'id': 1, 'name': 'tumour'}]}))
+        frame = coco.read(tmp_path, split=(1, 0, 0))
+        assert frames.classes(frame) == classes
+        row = next(frames.images(frame).itertuples())
+        bits = decode.decode_label(row, decode.Settings(str(tmp_path), (8, 8), 1, classes))
+        assert np.array_equal(labels.to_ids(bits, classes), bits) and bits.any()
+        notes = ' '.join(audit.audit(frame, tmp_path)['notes'])
+        assert ('masks will hold 1 for id 0' in notes) == (drawn == 0)

@@ -14,6 +14,7 @@ import pandas as pd
 from PIL import Image
 
 from unet_jax.annotations import frame as frames
+from unet_jax.annotations import labels
 from unet_jax.annotations import segmentation as segmentations
 from unet_jax.annotations.coco import IMAGE_FORMATS
 from unet_jax.errors import InputError
@@ -54,6 +55,9 @@ def audit(frame: pd.DataFrame, root: str | os.PathLike, *, categories: Iterable[
     found['areas'] = None if volumes else _areas(images, area, chosen)
     found['twins'], damaged = (None, []) if volumes else _twins(images, root, thumbnail, found['notes'], on_error)
     found['undecodable'] = _examples(damaged)
+    if labels.values(chosen) != chosen:
+        found['notes'].append('not all category ids are numbers 1 … 65535, so masks will hold ' + ', '.join(
+            f'{value} for id {c}' for value, c in zip(labels.values(chosen), chosen)))
     if drawn and found['rectangles'] > 0.9:
         found['notes'].append('box supervision: Dice measures box overlap')
     if found['reader'] is None and not volumes and 'reference' not in kinds:

@@ -62,20 +62,30 @@ def paint(masks: np.ndarray, regions: tuple[Region, ...], classes: tuple[int, ..
     return bits
 
 
+def values(classes: tuple[int, ...]) -> tuple[int, ...]:
+    """The number written for each class in label maps: its category id where all ids are 1 … 65535, else 1, 2, 3, ….
+
+    So no class is written as 0, the background, and every map fits 16 bits.
+    """
+    return classes if all(0 < c < 2 ** 16 for c in classes) else tuple(range(1, len(classes) + 1))
+
+
 def to_ids(bits: np.ndarray, classes: tuple[int, ...]) -> np.ndarray:
-    """(…) bit sets -> (…) category ids, 0 for background; where classes overlap the last one in `classes` is seen."""
-    ids = np.zeros(bits.shape, np.uint8 if max(classes, default=0) < 256 else np.uint16)
-    for k, category in enumerate(classes):
-        ids[(bits >> k) & 1 == 1] = category
+    """(…) bit sets -> (…) `values`, 0 for background; where classes overlap the last one in `classes` is seen."""
+    written = values(classes)
+    ids = np.zeros(bits.shape, np.uint8 if max(written, default=0) < 256 else np.uint16)
+    for k, value in enumerate(written):
+        ids[(bits >> k) & 1 == 1] = value
     return ids
 
 
 def from_ids(ids: np.ndarray, classes: tuple[int, ...]) -> np.ndarray:
-    """(…) category ids -> (…) bit sets. Raises InputError for an id, other than 0, that is not in `classes`."""
-    unknown = sorted(set(np.unique(ids).tolist()) - {0, *classes})
+    """(…) `values` -> (…) bit sets. Raises InputError for a number, other than 0, that is none of them."""
+    written = values(classes)
+    unknown = sorted(set(np.unique(ids).tolist()) - {0, *written})
     if unknown:
-        raise InputError(f'label values {unknown}; expected 0 and {sorted(classes)}')
+        raise InputError(f'label values {unknown}; expected 0 and {sorted(written)}')
     bits = np.zeros(ids.shape, bits_dtype(len(classes)))
-    for k, category in enumerate(classes):
-        bits[ids == category] = 1 << k
+    for k, value in enumerate(written):
+        bits[ids == value] = 1 << k
     return bits

@@ -28,7 +28,7 @@ def check_output(folder: Path, root: Path, paths: list[str]) -> None:
 
 
 def write_mask(path: Path, bits: np.ndarray, classes: tuple[int, ...]) -> None:
-    """Bit sets (H, W) as a PNG whose pixel values are category ids, 0 for background."""
+    """Bit sets (H, W) as a PNG whose pixel values are those of `labels.values`: category ids, 0 for background."""
     path.parent.mkdir(parents=True, exist_ok=True)
     Image.fromarray(labels.to_ids(bits, classes)).save(path)
 
@@ -67,12 +67,16 @@ def coco_annotations(image_id: int, bits: np.ndarray, classes: tuple[int, ...], 
 
 
 class CocoWriter:
-    """Collects the predictions of many images into one COCO data set."""
+    """Collects the predictions of many images into one COCO data set.
+
+    A category has its `pixel_value` beside its id where the PNGs hold another number, as for the id 0.
+    """
 
     def __init__(self, categories: dict[int, str]):
         self.classes = tuple(categories)
         self.data = {'info': {'description': 'predictions of unet_jax'}, 'images': [], 'annotations': [],
-                     'categories': [{'id': c, 'name': name} for c, name in categories.items()]}
+                     'categories': [{'id': c, 'name': name} | ({'pixel_value': value} if value != c else {})
+                                    for (c, name), value in zip(categories.items(), labels.values(self.classes))]}
 
     def add(self, row: pd.Series, bits: np.ndarray) -> None:
         image_id = len(self.data['images']) + 1

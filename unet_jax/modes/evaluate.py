@@ -8,6 +8,7 @@ import pandas as pd
 from ml_collections import ConfigDict
 
 from unet_jax.annotations import frame as frames
+from unet_jax.annotations import labels
 from unet_jax.errors import InputError
 from unet_jax.evaluation import cases, modalities, table
 from unet_jax.inference import predict as inference
@@ -48,7 +49,8 @@ def evaluate(config: ConfigDict, folder: Path, *, subset: str, which: str, ensem
     units = 'mm' if experiment.volumetric or rows.slice.notna().any() else 'px'
     summary = table.summarise(scores, convention=settings.convention, units=units, seed=config.seed,
                               tolerance=settings.tolerance, lesion=settings.lesions or None)
-    summary |= {'subset': subset, 'checkpoint': used}
+    written = labels.values(experiment.classes)
+    summary |= {'subset': subset, 'checkpoint': used, 'mask_values': dict(zip(map(str, written), config.data.names))}
     summary |= {'postprocess': predictor.limits._asdict()} if settings.postprocess else {}
     target = folder / 'evaluation' / subset
     table.write(target, scores, summary)
