@@ -128,6 +128,10 @@ def test_what_cannot_be_read_is_skipped_where_asked_and_said_also_when_opened_ag
     samples = cache.open_samples(rows, settings, tmp_path / 'cache', on_error='skip')
     assert samples.rows.path.tolist() == ['2.png'] and samples.image[:, 0, 0, 0].tolist() == [20]
     assert samples.skipped.keys() == {'0.png', '1.png'} and 'no such file' in samples.skipped['1.png']
+    for damage in (lambda path: path.write_bytes(b'x'), lambda path: path.unlink()):
+        damage(tmp_path / '2.png')
+        with pytest.raises(InputError, match='none of the 3 samples of a subset can be read; the first: 1.png'):
+            cache.open_samples(rows, settings, tmp_path / 'cache', on_error='skip')
 
 
 def test_good_files_are_the_same_samples_whatever_the_policy(rows, settings, tmp_path):

@@ -76,12 +76,15 @@ def open_samples(rows: pd.DataFrame, settings: decode.Settings, folder: str | Pa
                  ) -> Samples:
     """The samples of `rows` (of `frame.images`), decoded now unless they already are.
 
-    Raises what `decode` raises; with on_error = 'skip' such rows are left out, and said why in `skipped`.
+    Raises what `decode` raises; with on_error = 'skip' such rows are left out, and said why in `skipped`, unless
+    nothing would be left.
     """
     folder = Path(folder or default_folder() / 'samples')
     there = rows
     if on_error == 'skip':
         there = rows[[(Path(settings.root) / path).exists() for path in rows.path]].reset_index(drop=True)
+    absent = {path: f'{path}: no such file' for path in rows.path if path not in set(there.path)}
+    check_any(len(rows), absent)
     target = folder / key(there, settings)
     if not ready(target):
         _write(there, settings, target, on_error)
@@ -89,9 +92,16 @@ def open_samples(rows: pd.DataFrame, settings: decode.Settings, folder: str | Pa
     if skipped and on_error != 'skip':
         raise InputError(next(iter(skipped.values())))
     kept = there[~there.path.isin(list(skipped))].reset_index(drop=True)
-    absent = {path: f'{path}: no such file' for path in rows.path if path not in set(there.path)}
+    check_any(len(rows), absent | skipped)
     return Samples(*(np.load(target / name, mmap_mode='r')[:len(kept)] for name in ('image.npy', 'label.npy')), kept,
                    {**absent, **skipped})
+
+
+def check_any(count: int, skipped: dict[str, str]) -> None:
+    """Raises InputError where all of `count` samples were skipped, so that nothing is left of a subset."""
+    if skipped and len(skipped) == count:
+        first = next(iter(skipped.values()))
+        raise InputError(f'none of the {count} samples of a subset can be read; the first: {first}')
 
 
 def ready(target: Path) -> bool:

@@ -106,7 +106,8 @@ def open_volumes(rows: pd.DataFrame, settings: Settings, folder: str | Path = ''
                  ) -> Volumes:
     """The cases of `rows`, prepared now unless they already are.
 
-    Raises what `nifti.read_case` raises; with on_error = 'skip' such cases are left out, and said why in `skipped`.
+    Raises what `nifti.read_case` raises; with on_error = 'skip' such cases are left out, and said why in `skipped`,
+    unless nothing would be left.
     """
     folder = Path(folder or cache.default_folder() / 'samples')
 
@@ -125,6 +126,7 @@ def open_volumes(rows: pd.DataFrame, settings: Settings, folder: str | Path = ''
         done = pool.map(fill, rows.itertuples())
         found = list(bar(done, total=len(rows), desc='preparing', unit='case'))
     skipped = {path: reason for path, reason in zip(rows.path, found, strict=True) if isinstance(reason, str)}
+    cache.check_any(len(rows), skipped)
     whole = [isinstance(target, Path) for target in found]
     return Volumes(tuple(t for t in found if isinstance(t, Path)), rows[whole].reset_index(drop=True), skipped)
 
