@@ -11,7 +11,7 @@ def get_config() -> ConfigDict:
 
     data = config.data = ConfigDict()
     data.format = 'coco'  # 'coco' (JSON and images), 'brats_h5' (Kaggle slices), 'nifti' (volumes) or 'phantom' (made)
-    data.root = ''  # the folder of the data set
+    data.root = ''  # the folder of the data set; of COCO sets also one JSON file
     data.size = (128, 128)  # images are scaled to fit, and padded, to this (height, width); of volumes: the patch
     data.channels = 1  # of image files: 1 grey, 3 RGB; HDF5 slices always have their four modalities
     data.standardise = True  # each image to mean 0, standard deviation 1 (HDF5 slices are, inside the brain, anyway)
@@ -21,9 +21,12 @@ def get_config() -> ConfigDict:
     data.unannotated = 'negative'  # an image without annotation: 'negative' (no tumour), 'skip' or 'error'
     data.box_only = 'error'  # an annotation without a mask: 'error', 'skip', or 'box' to fill its bounding box
     data.broken = 'error'  # an annotation that cannot be drawn (NaN, under 3 points, ...): 'error' or 'skip'
-    data.on_error = 'raise'  # training on a file that cannot be read: 'raise', or 'skip' it and say so in the report
+    data.on_error = 'raise'  # a file that cannot be read: 'raise', or 'skip' it in training and say so in the report
     data.max_skipped = 0.01  # the largest share of the samples that may be skipped
     data.split = (0.7, 0.15, 0.15)  # train, valid, test shares, by group, where the data set has no subsets of its own
+    data.split_file = ''  # JSON {'train': [cases], 'valid': [], 'test': []}; every run writes its own, splits.json
+    data.folds = 0  # split into so many folds, after the test share was set aside; 0 takes data.split alone
+    data.fold = 0  # the one that is valid
     data.empty_slices = 1.0  # share of tumour-free slices kept for training; evaluation always sees all of them
     data.cache = ''  # folder of the decoded samples; '' is the user's cache folder
     # of volumes only
@@ -33,9 +36,6 @@ def get_config() -> ConfigDict:
     data.spacing = ()  # mm along each axis to resample to; () keeps the files'
     data.orientation = ''  # where the axes shall point, such as 'LPS'; '' keeps the files'
     data.foreground = 1 / 3  # share of the patches that are centred on a tumour voxel, every class alike
-    data.split_file = ''  # JSON {'train': [cases], 'valid': [], 'test': []}; every run writes its own, splits.json
-    data.folds = 0  # split into so many folds, after the test share was set aside; 0 takes data.split alone
-    data.fold = 0  # the one that is valid
 
     model = config.model = ConfigDict()
     model.features = (32, 64, 128, 256)  # channels per level, finest first

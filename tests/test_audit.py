@@ -211,6 +211,11 @@ def test_annotate_goes_through_and_names_all_that_is_wrong(data_set, tmp_path, c
         assert what in found['reader'][kind]['first'][0] and what in (tmp_path / 'w/audit.txt').read_text()
     assert found['undecodable']['count'] == 1 and 'train/b.png' in found['undecodable']['first'][0]
     assert 'reader, box_only = error: 1 (training will stop at them), first' in capsys.readouterr().out
+    before = (tmp_path / 'w/annotations.parquet').read_bytes()
+    (tmp_path / 'w/config.json').write_text('{}')  # a run has begun on this frame
+    annotate(config_of(data_set, unannotated='skip'), tmp_path / 'w')
+    assert (tmp_path / 'w/annotations.parquet').read_bytes() == before
+    assert 'unannotated = skip' in (tmp_path / 'w/audit.txt').read_text()
     for policy in ({}, {'box_only': 'skip'}, {'box_only': 'skip', 'broken': 'skip', 'unannotated': 'negative'}):
         with pytest.raises(InputError):
             annotate(config_of(data_set, **policy), tmp_path / 't', training=True)

@@ -438,7 +438,7 @@ def test_cases_that_are_damaged_or_incomplete_are_left_out_where_asked(copy):
     with pytest.raises(InputError, match=image.name):
         nifti.check_intensities(frame, copy)
     nifti.check_intensities(frame, copy, audit=True)
-    assert frame.attrs['reader']['sampled']['count'] == 1
+    assert frame.attrs['reader']['damaged']['count'] == 1
     files[2].unlink(), files[3].write_bytes(b'x')
     with pytest.raises(InputError, match='no case can be read'):
         nifti.read_frame(copy, on_error='skip')

@@ -1,3 +1,4 @@
+import json
 import logging
 
 import numpy as np
@@ -6,8 +7,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from configs.default import get_config
+from unet_jax import phantom
 from unet_jax.annotations.split import by_group, k_folds, source_stem
 from unet_jax.errors import InputError
+from unet_jax.experiment import read_frame
 
 SHARES = (0.7, 0.15, 0.15)
 names = st.lists(st.sampled_from([f'p{i}' for i in range(30)]), min_size=1, max_size=60)
@@ -118,3 +122,27 @@ def test_stratified_folds_have_alike_means():
     ('folder\\Y1.JPG', 'Y1')])
 def test_copies_of_one_source_share_its_stem(name, stem):
     assert source_stem(name) == stem
+
+
+@pytest.mark.parametrize('format', ['nifti', 'brats_h5'])
+def test_folds_and_split_files_of_a_config_are_followed(format, tmp_path):
+    if format == 'nifti':
+        phantom.write_nifti(tmp_path / 'set', cases=5, shape=(4, 20, 22), year='2021')
+    else:
+        phantom.write_brats_h5(tmp_path / 'set', volumes=5, shape=(2, 20, 22))
+    config, seen = get_config(), []
+    config.data.update({'format': format, 'root': str(tmp_path / 'set'), 'folds': 2, 'split': (0.8, 0.0, 0.2)})
+    for fold in range(2):
+        config.data.fold = fold
+        subset = read_frame(config).groupby('case').subset.first()
+        assert (subset == 'test').sum() == 1
+        seen += subset.index[subset == 'valid'].tolist()
+    assert len(seen) == len(set(seen)) == 4
+    config.data.fold = 2
+    with pytest.raises(InputError, match='config.data.fold is 2 of config.data.folds = 2'):
+        read_frame(config)
+    cases = sorted(subset.index)
+    (tmp_path / 'split.json').write_text(json.dumps({'train': cases[:1], 'valid': cases[1:4], 'test': cases[4:]}))
+    config.data.update({'folds': 0, 'fold': 0, 'split_file': str(tmp_path / 'split.json')})
+    subset = read_frame(config).groupby('case').subset.first()
+    assert subset[cases].tolist() == ['train', 'valid', 'valid', 'valid', 'test']

@@ -211,7 +211,7 @@ def check_channels(frame: pd.DataFrame, root: str | Path, *, most: int = 20, on_
 
     Returns what `contrasts.measure` does of up to `most` slices spread over the set, and logs a warning where one is
     not above 0. Slices that cannot be read raise InputError; with on_error = 'skip' and for an `audit` they are
-    counted in `frame.attrs['reader']`, as 'sampled'.
+    counted in `frame.attrs['reader']`, as 'damaged'.
     """
     def measure(path: str) -> contrasts.Means:
         image, mask = read_slice(annotation_frame.locate(root, path))
@@ -219,9 +219,9 @@ def check_channels(frame: pd.DataFrame, root: str | Path, *, most: int = 20, on_
             raise InputError(f'{Path(root) / path}: no dataset \'mask\', but the CSV says that it shows tumour')
         return contrasts.means(image, labels.to_ids(mask_bits(mask), CLASSES))
 
-    reader = of_files(on_error, audit=audit, kinds=['sampled'])
+    reader = of_files(on_error, audit=audit, kinds=['damaged'])
     paths = frame.path[frame.category_id == 4].tolist()
     sample = paths[len(paths) // (2 * most)::max(1, len(paths) // most)][:most]
-    measured = [found for path in sample if (found := reader.attempt('sampled', measure, path)) is not None]
+    measured = [found for path in sample if (found := reader.attempt('damaged', measure, path)) is not None]
     reader.note(frame, str(root))
     return contrasts.check(measured, '2020', schemas.MODALITIES, str(root), fixed=True)

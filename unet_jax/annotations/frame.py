@@ -146,7 +146,7 @@ def apply_unannotated(frame: pd.DataFrame, policy: str, *, audit: bool = False) 
     """What an image without annotation means: 'negative' keeps it, 'skip' drops it, 'error' raises InputError.
 
     Only the user knows: such an image may show no tumour, or one that nobody has drawn. They are counted in
-    `frame.attrs['reader']`; for an `audit` all are kept.
+    `frame.attrs['reader']`; an `audit` refuses none.
     """
     if policy not in ('negative', 'skip', 'error'):
         raise InputError(f"config.data.unannotated is {policy!r}; it can be 'negative', 'skip' or 'error'")
@@ -155,7 +155,7 @@ def apply_unannotated(frame: pd.DataFrame, policy: str, *, audit: bool = False) 
     if policy == 'error' and paths and not audit:
         raise InputError(f'{len(paths)} images have no annotation, first {", ".join(paths[:5])}. Set '
                          "config.data.unannotated to 'negative' if they show no tumour, to 'skip' to leave them out")
-    kept = frame if audit or policy != 'skip' else frame[~empty].reset_index(drop=True)
+    kept = frame[~empty].reset_index(drop=True) if policy == 'skip' and paths else frame
     note_left_out(kept, 'unannotated', policy, paths)
     if len(kept) < len(frame):
         log.warning('%d images without annotation left out, first %s', len(paths), ', '.join(paths[:5]))

@@ -279,10 +279,10 @@ def check_intensities(frame: pd.DataFrame, root: str | Path, *, most: int = 5, o
         image, label, *_ = read_case(root, row)
         return contrasts.means(standardise(image, (image != 0).any(-1)), label)
 
-    reader = of_files(on_error, audit=audit, kinds=['sampled'])
+    reader = of_files(on_error, audit=audit, kinds=['damaged'])
     cases = frame[frame.category_id.notna()].drop_duplicates('case')
     measured = [found for row in cases.iloc[::max(1, len(cases) // most)][:most].itertuples()
-                if (found := reader.attempt('sampled', measure, row)) is not None]
+                if (found := reader.attempt('damaged', measure, row)) is not None]
     reader.note(frame, str(root))
     if not measured:
         return {}

@@ -15,16 +15,20 @@ def annotate(config: ConfigDict, folder: Path, *, training: bool = False) -> pd.
     """Writes the annotation frame, its split and its audit into `folder`; prints the audit.
 
     The audit counts and names what is box-only, broken, missing or unreadable, and goes through whatever the config
-    says of it; for `training` the config is followed, and what it does not allow raises InputError.
+    says of it; for `training` the config is followed, and what it does not allow raises InputError. Where a run has
+    begun in `folder`, an audit leaves its frame and split as they are.
     """
     frame = read_frame(config, audit=not training)
     folder.mkdir(parents=True, exist_ok=True)
-    frames.save(frame, folder)
-    split.write_splits(frame, folder / 'splits.json')
+    begun = not training and (folder / 'config.json').exists()
+    if not begun:
+        frames.save(frame, folder)
+        split.write_splits(frame, folder / 'splits.json')
     found = audit.audit(frame, data_folder(config), categories=tuple(config.data.categories),
                         on_error=config.data.on_error if training else 'skip')
     files.write_text(folder / 'audit.json', json.dumps(found, indent=2) + '\n')
     files.write_text(folder / 'audit.txt', audit.table(found) + '\n')
     print(audit.table(found))
-    print(f'\n{len(frame)} rows in {folder}/annotations.parquet and .csv, audit in {folder}/audit.json')
+    where = f'not written, as {folder} holds a run' if begun else f'in {folder}/annotations.parquet and .csv'
+    print(f'\n{len(frame)} rows {where}; audit in {folder}/audit.json')
     return frame
