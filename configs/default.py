@@ -111,6 +111,7 @@ def get_config() -> ConfigDict:
     evaluation.convention = 'brats'  # 'brats', 'nnunet', 'monai' or 'deepmind'
     evaluation.tolerance = 1.0  # of the surface Dice, in mm (pixels for images)
     evaluation.lesions = ''  # lesion-wise scores by the rules of 'GLI', 'PED', 'SSA', 'MEN' or 'MET'; '' is off
+    evaluation.uncertainty = False  # the score of QU-BraTS 2020; unsure is what has a probability near 1/2
     evaluation.overlap = 0.5  # of volumes: share of a window that its neighbour sees too
     evaluation.postprocess = False  # of volumes: small components go, by limits tuned on the valid subset
     evaluation.modality_subsets = False  # of volumes: Dice with each of the subsets of modalities alone (15 of four)

@@ -27,12 +27,15 @@ def arrow(root, folder, *overrides):
 
 def test_phantom_slices_are_split_by_volume_and_scored_by_volume(tmp_path):
     phantom.write_brats_h5(tmp_path / 'set', volumes=6, shape=(6, 48, 48))
-    workdir = arrow(tmp_path / 'set', tmp_path)
+    workdir = arrow(tmp_path / 'set', tmp_path, '--config.evaluation.uncertainty=True')
     frame = pd.read_parquet(workdir / 'annotations.parquet')
     assert (frame.groupby('case').subset.nunique() == 1).all() and set(frame.subset) == {'train', 'valid', 'test'}
     summary = json.loads((workdir / 'evaluation/test/summary.json').read_text())
     assert set(summary['regions']) == {'WT', 'TC', 'ET'} and summary['units'] == 'mm'
     assert summary['cases'] == frame[frame.subset == 'test'].case.nunique()
+
+    unsure = pd.read_csv(workdir / 'evaluation/test/cases.csv').filter(like='uncertainty')
+    assert unsure.shape == (3 * summary['cases'], 4) and unsure.min(axis=None) >= 0 and unsure.max(axis=None) <= 1
 
     row = frame[frame.subset == 'test'].iloc[0]
     done = run(f'--workdir={workdir}', '--mode=predict', f'--input={tmp_path / "set" / row.path}',

@@ -79,11 +79,17 @@ def test_evaluating_needs_only_the_work_directory_and_takes_overrides(trained):
     workdir, cache, _ = trained
     before = json.loads((workdir / 'evaluation/test/summary.json').read_text())
     done = run(f'--workdir={workdir}', '--mode=evaluate', '--subset=valid', '--checkpoint=latest',
-               '--config.evaluation.convention=nnunet', '--config.evaluation.pictures=0', cache=cache)
+               '--config.evaluation.convention=nnunet', '--config.evaluation.pictures=0',
+               '--config.evaluation.uncertainty=True', cache=cache)
     assert done.returncode == 0, done.stderr
     summary = json.loads((workdir / 'evaluation/valid/summary.json').read_text())
     assert summary['convention'] == 'nnunet' and summary['cases'] == 6 and summary['checkpoint'] == 12
     assert json.loads((workdir / 'evaluation/test/summary.json').read_text()) == before
+    unsure = pd.read_csv(workdir / 'evaluation/valid/cases.csv').filter(like='uncertainty')
+    assert unsure.shape == (6, 4) and unsure.min(axis=None) >= 0 and unsure.max(axis=None) <= 1
+    assert summary['regions']['tumour']['uncertainty_score']['challenge'] == 'QU-BraTS'
+    assert 'uncertainty score (QU-BraTS)' in done.stdout
+    assert 'Filtered TP, AUC' in (workdir / 'report.html').read_text()
 
 
 def test_prediction_writes_the_masks_that_evaluation_saw(trained, tmp_path):

@@ -80,17 +80,27 @@ def probabilities(predictor: Predictor, samples: Samples) -> Iterator[tuple[int,
             yield int(batch['index'][k]), found[k] / np.float32(len(predictor.params))
 
 
-def to_bits(experiment: Experiment, probability: np.ndarray, height: int, width: int) -> np.ndarray:
-    """Probabilities (H, W, R) at the network's size -> bit sets (height, width) at the file's.
+def enlarged(predictor: Predictor, samples: Samples) -> Iterator[tuple[int, np.ndarray]]:
+    """(position in `samples`, probabilities (H, W, R) at the file's own size) of every sample, in order.
 
-    The probabilities are interpolated, then compared with the threshold: smoother outlines than enlarging a mask.
+    They are interpolated before they are compared with the threshold: smoother outlines than enlarging a mask.
     """
-    masks = decode.extract(probability, height, width) > experiment.config.evaluation.threshold
-    return labels.paint(masks, experiment.regions, experiment.classes)
+    for index, probability in probabilities(predictor, samples):
+        row = samples.rows.iloc[index]
+        yield index, decode.extract(probability, row.height, row.width)
+
+
+def to_bits(experiment: Experiment, probability: np.ndarray) -> np.ndarray:
+    """Probabilities (…, R) -> bit sets (…)."""
+    return labels.paint(probability > experiment.config.evaluation.threshold, experiment.regions, experiment.classes)
 
 
 def segment(predictor: Predictor, samples: Samples) -> Iterator[tuple[int, np.ndarray]]:
     """(position in `samples`, predicted bit sets at the file's own size) of every sample, in order."""
-    for index, probability in probabilities(predictor, samples):
-        row = samples.rows.iloc[index]
-        yield index, to_bits(predictor.experiment, probability, row.height, row.width)
+    for index, probability in enlarged(predictor, samples):
+        yield index, to_bits(predictor.experiment, probability)
+
+
+def uncertainty(probability):
+    """Probabilities -> uint8 from 0 (0 or 1: sure) to 100 (1/2): twice the smaller of p and 1 - p, in per cent."""
+    return (100.5 - 100 * abs(2 * probability - 1)).astype('uint8')

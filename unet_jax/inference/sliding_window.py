@@ -16,8 +16,9 @@ import numpy as np
 
 from unet_jax.annotations import labels
 from unet_jax.inference.predict import Predictor
+from unet_jax.inference.predict import uncertainty as uncertainty_of
 from unet_jax.pipeline.patches import extract, starts
-from unet_jax.pipeline.volumes import Volume, put_back
+from unet_jax.pipeline.volumes import Grid, Volume, put_back
 from unet_jax.training import sharding
 
 SIGMA = 1 / 8  # of the Gaussian, in window sides
@@ -70,6 +71,12 @@ def above(total: jax.Array, sums: list[jax.Array], threshold: float) -> jax.Arra
     return labels.pack(mean(total, sums) > threshold, labels.bits_dtype(total.shape[-1]))
 
 
+@jax.jit
+def unsure(total: jax.Array, sums: list[jax.Array]) -> jax.Array:
+    """(X, Y, Z, R) uint8: `predict.uncertainty` of the mean."""
+    return uncertainty_of(mean(total, sums))
+
+
 class Layout(NamedTuple):
     """Where windows lie in a volume that is padded, and rounded up, to whole windows."""
     starts: list[list[int]]  # along each axis, in voxels of the volume
@@ -120,20 +127,44 @@ def accumulate(predictor: Predictor, image: np.ndarray, layout: Layout, keep: np
     return total, [sums[0] * len(predictor.params), *sums[1:]]
 
 
-def segment(predictor: Predictor, volume: Volume, *, keep: Sequence[bool] | None = None) -> np.ndarray:
-    """Region masks (X, Y, Z, R) bool of a prepared case, in the file's own voxels.
+class Blend(NamedTuple):
+    """The windows of a prepared case, added up on the device."""
+    total: jax.Array  # (*padded, R) Σ weight · probability
+    sums: list[np.ndarray]  # Σ weight along each axis
+    inside: tuple[slice, ...]  # where the prepared volume lies in it
+    resampled: bool
+    grid: Grid
 
-    Thresholded on the device, but for resampled volumes, whose probabilities are interpolated back first. `keep` says
-    which modalities to look at; all if None.
-    """
+
+def blend(predictor: Predictor, volume: Volume, *, keep: Sequence[bool] | None = None) -> Blend:
+    """The network's answer to a prepared case. `keep` says which modalities to look at; all if None."""
     experiment, (shape, grid) = predictor.experiment, (volume.label.shape, volume.grid)
     keep = np.ones(experiment.settings.channels, np.float16) if keep is None else np.asarray(keep, np.float16)
-    threshold, overlap = experiment.config.evaluation.threshold, experiment.config.evaluation.overlap
-    each = tuple(1 << r for r in range(len(experiment.regions)))
-    layout = arrange(shape, experiment.settings.size, overlap)
+    layout = arrange(shape, experiment.settings.size, experiment.config.evaluation.overlap)
     total, sums = accumulate(predictor, volume.image, layout, keep)
     inside = tuple(slice(before, before + n) for before, n in zip(layout.margin, shape))
-    if tuple(np.subtract(grid.high, grid.low)) == shape:
-        bits = np.asarray(above(total, sums, threshold))[inside]
-        return put_back(labels.region_masks(bits, each), grid)
-    return put_back(np.asarray(mean(total, sums))[inside], grid) > threshold
+    return Blend(total, sums, inside, tuple(np.subtract(grid.high, grid.low)) != shape, grid)
+
+
+def masks(predictor: Predictor, found: Blend) -> np.ndarray:
+    """Region masks (X, Y, Z, R) bool in the file's own voxels.
+
+    Thresholded on the device, but for resampled volumes, whose probabilities are interpolated back first.
+    """
+    threshold = predictor.experiment.config.evaluation.threshold
+    if found.resampled:
+        return put_back(np.asarray(mean(found.total, found.sums))[found.inside], found.grid) > threshold
+    bits = np.asarray(above(found.total, found.sums, threshold))[found.inside]
+    return put_back(labels.region_masks(bits, tuple(1 << r for r in range(found.total.shape[-1]))), found.grid)
+
+
+def uncertainty(found: Blend) -> np.ndarray:
+    """(X, Y, Z, R) uint8 in the file's own voxels, 0 (sure) to 100; 0 where the network did not look."""
+    if found.resampled:
+        return uncertainty_of(put_back(np.asarray(mean(found.total, found.sums))[found.inside], found.grid))
+    return put_back(np.asarray(unsure(found.total, found.sums))[found.inside], found.grid)
+
+
+def segment(predictor: Predictor, volume: Volume, *, keep: Sequence[bool] | None = None) -> np.ndarray:
+    """Region masks (X, Y, Z, R) bool of a prepared case, in the file's own voxels; see `blend`."""
+    return masks(predictor, blend(predictor, volume, keep=keep))

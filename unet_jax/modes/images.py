@@ -38,14 +38,26 @@ def segment(predictor: inference.Predictor, samples: cache.Samples, masks: Path)
     """Every case, slices stacked, with prediction and reference; PNGs of the predictions go to the folder `masks`."""
     experiment, rows = predictor.experiment, samples.rows
 
-    def pairs() -> Iterator[tuple[int, np.ndarray, np.ndarray]]:
-        found = inference.segment(predictor, samples)
-        for index, bits in bar(found, total=len(rows), desc='evaluating', unit='image'):
-            row = rows.iloc[index]
+    def arrays() -> Iterator[tuple[int, tuple[np.ndarray, ...]]]:
+        found = inference.enlarged(predictor, samples)
+        for index, probability in bar(found, total=len(rows), desc='evaluating', unit='image'):
+            row, bits = rows.iloc[index], inference.to_bits(experiment, probability)
             export.write_mask(export.mask_path(masks, row.path), bits, experiment.classes)
-            yield index, bits, decode.decode_label(row, experiment.settings)
+            unsure = ()
+            if experiment.config.evaluation.uncertainty:
+                unsure = inference.uncertainty(probability), brain(samples, index)
+            yield index, (bits, decode.decode_label(row, experiment.settings), *unsure)
 
-    return cases.stack(rows, pairs())
+    return cases.stack(rows, arrays())
+
+
+def brain(samples: cache.Samples, index: int) -> np.ndarray:
+    """(H, W) bool at the file's own size: where an HDF5 slice is not 0; all of an image, which may have no 0."""
+    row = samples.rows.iloc[index]
+    if pd.isna(row.slice):
+        return np.ones((row.height, row.width), bool)
+    inside = (samples.image[index] != 0).any(-1, keepdims=True).astype(np.float32)
+    return decode.extract(inside, row.height, row.width)[..., 0] > 0.5
 
 
 def example(predictor: inference.Predictor, samples: cache.Samples, masks: Path) -> dict:

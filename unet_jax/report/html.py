@@ -26,7 +26,9 @@ from unet_jax.workdir import read_lines, write_text
 KINDS = {'worst': 'lowest Dice', 'median': 'around the median', 'best': 'highest Dice'}
 METRICS = {'dice': 'Dice', 'iou': 'IoU', 'sensitivity': 'Sensitivity', 'specificity': 'Specificity',
            'hd95': 'HD95', 'surface_dice': 'Surface Dice', 'lesion_dice': 'Lesion-wise Dice',
-           'lesion_hd95': 'Lesion-wise HD95', 'pooled_dice': 'Pooled Dice'}
+           'lesion_hd95': 'Lesion-wise HD95', 'uncertainty_score': 'Uncertainty score',
+           'uncertainty_dice': 'Dice by uncertainty, AUC', 'uncertainty_filtered_tp': 'Filtered TP, AUC',
+           'uncertainty_filtered_tn': 'Filtered TN, AUC', 'pooled_dice': 'Pooled Dice'}
 
 
 class Example(NamedTuple):
