@@ -8,9 +8,10 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
+from unet_jax.annotations import frame as frames
 from unet_jax.annotations import labels
 from unet_jax.errors import InputError
-from unet_jax.experiment import Experiment, init_params
+from unet_jax.experiment import Experiment, init_params, settle
 from unet_jax.experiment import create as create_experiment
 from unet_jax.inference.postprocess import Limits
 from unet_jax.pipeline import decode, stream
@@ -47,8 +48,12 @@ def restore(config: ConfigDict, folders: Sequence[Path], which: str) -> tuple[Pr
     """The network with the averaged parameters of the checkpoints `which`, such as 'best' or 'best,latest,400', in
     each of `folders`; and what they are: the step, or, of several, their names.
 
-    Called by every process together. Raises InputError where a folder's network or input is another.
+    Called by every process together. What `config` leaves to the data is as in the first folder. Raises InputError
+    where a folder's network or input is another.
     """
+    load_config(folders[0])  # its own message where there is none
+    if not (config.data.categories and config.data.regions):
+        config = settle(config, frames.load(folders[0] / 'annotations.parquet'))
     experiment = create_experiment(config)
     everywhere, like = sharding.replicated(sharding.create_mesh()), init_params(experiment)
     params, used = [], []

@@ -29,7 +29,6 @@ def evaluate(config: ConfigDict, folder: Path, *, subset: str, which: str, ensem
     rows = cases.by_case(found[found.subset == subset].reset_index(drop=True))
     if rows.empty:
         raise InputError(f'--subset={subset}: no such images; there are {found.subset.value_counts().to_dict()}')
-    check_volumetric(config, experiment.volumetric)
     with sharding.first_process_first('samples'):
         samples = data.open_samples(experiment, rows)
         if config.evaluation.postprocess:
@@ -67,10 +66,3 @@ def evaluate(config: ConfigDict, folder: Path, *, subset: str, which: str, ensem
         print(f'Post-processed: {predictor.limits}, in mm³, tuned on {config.train.validate}')
     print(f'\nCheckpoint {used} on {subset}: {target}/cases.csv and summary.json\nMasks: {masks}\nReport: {report}')
     sharding.wait_for_all('report')
-
-
-def check_volumetric(config: ConfigDict, volumetric: bool) -> None:
-    """Raises InputError for options that only volumes have."""
-    asked = [name for name in ('postprocess', 'modality_subsets') if config.evaluation[name]]
-    if asked and not volumetric:
-        raise InputError(f'config.evaluation.{asked[0]} is for volumes (config.data.format = nifti) only')
