@@ -21,7 +21,7 @@ def get_config() -> ConfigDict:
     data.unannotated = 'negative'  # an image without annotation: 'negative' (no tumour), 'skip' or 'error'
     data.box_only = 'error'  # an annotation without a mask: 'error', 'skip', or 'box' to fill its bounding box
     data.broken = 'error'  # an annotation that cannot be drawn (NaN, under 3 points, ...): 'error' or 'skip'
-    data.on_error = 'raise'  # training on a file that cannot be read: 'raise', or 'skip' it and say so in the report
+    data.on_error = 'raise'  # at a file that cannot be read: 'raise', or 'skip' it, in evaluation its case, and say so
     data.max_skipped = 0.01  # the largest share of the samples that may be skipped
     data.split = (0.7, 0.15, 0.15)  # train, valid, test shares, by group, where the data set has no subsets of its own
     data.empty_slices = 1.0  # share of tumour-free slices kept for training; evaluation always sees all of them

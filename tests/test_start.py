@@ -1,7 +1,7 @@
 """Before a mode begins: evaluation settings that would fail after training, and paths that hold from anywhere."""
 import pytest
 
-from configs import brats3d, default, phantom
+from configs import brats3d, default, phantom, saved
 from unet_jax import workdir
 from unet_jax.errors import InputError
 from unet_jax.evaluation import settings
@@ -41,6 +41,16 @@ def test_paths_hold_from_every_folder(tmp_path, monkeypatch):
     start.make_absolute(config, tmp_path / 'w')
     assert (config.data.root, config.data.split_file) == (f'{tmp_path}/set', f'{tmp_path}/split.json')
     assert config.data.cache == ''  # still the user's
+
+
+def test_a_run_that_is_older_than_a_field_has_its_default(tmp_path):
+    config = phantom.get_config()
+    with config.unlocked():
+        config.train.steps = 7
+        del config.evaluation.uncertainty
+    workdir.save_config(tmp_path, config)
+    found = saved.get_config(str(tmp_path))
+    assert workdir.differences(config, found) == {'evaluation.uncertainty': (None, False)}
 
 
 def test_phantoms_move_with_their_work_directory(tmp_path, monkeypatch):

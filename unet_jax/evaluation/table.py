@@ -153,6 +153,15 @@ def remarks(entry: dict) -> list[str]:
     return [words.format(entry[key]) for key, words in said.items() if entry.get(key)]
 
 
+def left_out(summary: dict) -> str:
+    """What is to be said of cases that could not be read: the first five, and where the others stand; '' of none."""
+    skipped = summary.get('skipped')
+    if not skipped:
+        return ''
+    first = ''.join(f'  {case}: {why}\n' for case, why in list(skipped.items())[:5])
+    return f'{len(skipped)} more could not be read and count in no number (all are in summary.json):\n{first}'
+
+
 def text(summary: dict) -> str:
     """The summary as an aligned table that names convention, units, number of cases and intervals."""
     convention, units = summary['convention'], summary['units']
@@ -172,7 +181,7 @@ def text(summary: dict) -> str:
                          f'{number(entry["low"], name)} .. {number(entry["high"], name)}',
                          number(entry['median'], name), str(entry['n'])))
             notes += [f'{region} {label}: {remark}' for remark in remarks(entry)]
-    return (f'{summary["cases"]} cases, convention {convention}, distances in {units}\n'
+    return (f'{summary["cases"]} cases, convention {convention}, distances in {units}\n' + left_out(summary) +
             f'{EMPTY[convention].format(penalty=penalty)}\n'
             'Mean over cases, its 95 % bootstrap interval over groups (patients), median, number of cases;\n'
             'pooled dice is that of all cases taken as one image.\n\n'

@@ -1,11 +1,11 @@
 """What to predict as rows of the kind that `frame.images` gives, without annotations."""
-from collections import Counter
 from pathlib import Path
 
 import pandas as pd
 
 from unet_jax.annotations import nifti
 from unet_jax.errors import InputError
+from unet_jax.inference.export import mask_names
 from unet_jax.pipeline import decode
 
 IMAGES = ('.jpg', '.jpeg', '.png', '.bmp', '.tif', '.tiff', '.gif', '.webp')
@@ -14,7 +14,8 @@ IMAGES = ('.jpg', '.jpeg', '.png', '.bmp', '.tif', '.tiff', '.gif', '.webp')
 def find(source: str | None, channels: int) -> tuple[Path, pd.DataFrame]:
     """(root, one row a file of `source`, itself a file or a folder searched through its subfolders).
 
-    Raises InputError where there is nothing to predict, a file cannot be read, or two inputs would write one mask.
+    The column `png` says where each mask goes. Raises InputError where there is nothing to predict, and for a file
+    that cannot be read.
     """
     if not source or not Path(source).exists():
         raise InputError(f'--input={source}: no such file or folder; name an image, an HDF5 slice, '
@@ -24,11 +25,8 @@ def find(source: str | None, channels: int) -> tuple[Path, pd.DataFrame]:
     if not paths or not known(paths[0]):
         raise InputError(f'--input={source}: no image or HDF5 file; known endings: {", ".join(IMAGES)}, .h5, .hdf5')
     root = source if source.is_dir() else source.parent
-    twins = [str(p) for p, n in Counter(path.with_suffix('') for path in paths).items() if n > 1]
-    if twins:
-        raise InputError(f'--input={source}: several files would write one mask: {", ".join(twins[:5])}.*; '
-                         'predict them from separate folders')
-    return root, pd.DataFrame([row(root, path, channels) for path in paths])
+    found = pd.DataFrame([row(root, path, channels) for path in paths])
+    return root, found.assign(png=mask_names(found.path))
 
 
 def known(path: Path) -> bool:

@@ -1,6 +1,7 @@
 """--mode=evaluate: a checkpoint's scores on a subset, its masks, pictures and the report."""
 from collections.abc import Sequence
 from pathlib import Path
+from types import ModuleType
 
 import jax
 import numpy as np
@@ -10,8 +11,11 @@ from ml_collections import ConfigDict
 from unet_jax.annotations import frame as frames
 from unet_jax.errors import InputError
 from unet_jax.evaluation import cases, modalities, table
+from unet_jax.experiment import Experiment
 from unet_jax.inference import predict as inference
 from unet_jax.modes import images, volumes
+from unet_jax.pipeline import cache
+from unet_jax.pipeline import volumes as volume_files
 from unet_jax.report import html
 from unet_jax.training import sharding
 from unet_jax.workdir import write_text
@@ -30,11 +34,11 @@ def evaluate(config: ConfigDict, folder: Path, *, subset: str, which: str, ensem
     if rows.empty:
         raise InputError(f'--subset={subset}: no such images; there are {found.subset.value_counts().to_dict()}')
     with sharding.first_process_first('samples'):
-        samples = data.open_samples(experiment, rows)
+        samples, skipped = open_whole(data, experiment, rows, of=len(found))
         if config.evaluation.postprocess:
             valid = found[found.subset == config.train.validate].reset_index(drop=True)
             predictor = predictor._replace(limits=volumes.limits(predictor, folder, used, valid))
-    masks = folder / 'predictions' / subset
+    rows, masks = samples.rows, folder / 'predictions' / subset
     mine = data.part(samples, cases.share(rows, jax.process_index(), jax.process_count()))
     lines = sharding.gather([line for case in data.segment(predictor, mine, masks)
                              for line in cases.score(experiment, case)])
@@ -47,7 +51,7 @@ def evaluate(config: ConfigDict, folder: Path, *, subset: str, which: str, ensem
     units = 'mm' if experiment.volumetric or rows.slice.notna().any() else 'px'
     summary = table.summarise(scores, convention=settings.convention, units=units, seed=config.seed,
                               tolerance=settings.tolerance, lesion=settings.lesions or None)
-    summary |= {'subset': subset, 'checkpoint': used}
+    summary |= {'subset': subset, 'checkpoint': used} | ({'skipped': skipped} if skipped else {})
     summary |= {'postprocess': predictor.limits._asdict()} if settings.postprocess else {}
     target = folder / 'evaluation' / subset
     table.write(target, scores, summary)
@@ -66,3 +70,24 @@ def evaluate(config: ConfigDict, folder: Path, *, subset: str, which: str, ensem
         print(f'Post-processed: {predictor.limits}, in mm³, tuned on {config.train.validate}')
     print(f'\nCheckpoint {used} on {subset}: {target}/cases.csv and summary.json\nMasks: {masks}\nReport: {report}')
     sharding.wait_for_all('report')
+
+
+def open_whole(data: ModuleType, experiment: Experiment, rows: pd.DataFrame, *, of: int
+               ) -> tuple[cache.Samples | volume_files.Volumes, dict[str, str]]:
+    """(the samples of all cases that can be read, {case: why} of the others, where config.data.on_error is 'skip').
+
+    A volume of which one slice cannot be read is left out whole. Raises InputError where that is more than the share
+    config.data.max_skipped `of` all samples, or everything.
+    """
+    samples, limit = data.open_samples(experiment, rows), experiment.config.data.max_skipped
+    kept, wanted = samples.rows.case.value_counts(), rows.case.value_counts()
+    lost = [case for case in wanted.index if kept.get(case, 0) < wanted[case]]
+    if not lost:
+        return samples, {}
+    reasons = {case: next(samples.skipped[path] for path in rows.path[rows.case == case] if path in samples.skipped)
+               for case in sorted(lost)}
+    if len(samples.skipped) > limit * of or len(lost) == len(wanted):
+        raise InputError(f'{len(lost)} of {len(wanted)} cases cannot be read; config.data.max_skipped allows a share '
+                         f'of {limit} of {of} samples, and a case must be left. The first: {reasons[min(lost)]}')
+    whole = rows[~rows.case.isin(lost)].reset_index(drop=True)
+    return samples if len(whole) == len(samples.rows) else data.open_samples(experiment, whole), reasons

@@ -24,16 +24,16 @@ rows = volumes.rows  # a row a case
 
 
 def open_samples(experiment: Experiment, rows: pd.DataFrame) -> volumes.Volumes:
-    return volumes.open_volumes(rows, experiment.settings, experiment.config.data.cache)
+    data = experiment.config.data
+    return volumes.open_volumes(rows, experiment.settings, data.cache, on_error=data.on_error)
 
 
 def training_samples(experiment: Experiment, train: pd.DataFrame, valid: pd.DataFrame
                      ) -> dict[str, patches.Patches | patches.Tiles]:
     """What the loop trains on and validates on, without what cannot be read where the config says so."""
-    size, data = experiment.settings.size, experiment.config.data
-    train, valid = (volumes.open_volumes(rows, experiment.settings, data.cache, on_error=data.on_error)
-                    for rows in (train, valid))
-    return {'train': patches.Patches(train, train.rows, size, data.foreground), 'valid': patches.tiles(valid, size)}
+    size, foreground = experiment.settings.size, experiment.config.data.foreground
+    train, valid = (open_samples(experiment, rows) for rows in (train, valid))
+    return {'train': patches.Patches(train, train.rows, size, foreground), 'valid': patches.tiles(valid, size)}
 
 
 def part(samples: volumes.Volumes, where: slice) -> volumes.Volumes:
@@ -119,13 +119,13 @@ def limits(predictor: inference.Predictor, folder: Path, used: int | str, valid:
     experiment, samples = predictor.experiment, open_samples(predictor.experiment, valid)
 
     def pairs() -> Iterator[tuple[np.ndarray, np.ndarray, float]]:
-        for index in bar(range(len(valid)), desc='tuning', unit='case'):
-            row = valid.iloc[index]
+        for index in bar(range(len(samples.rows)), desc='tuning', unit='case'):
+            row = samples.rows.iloc[index]
             masks = sliding_window.segment(predictor, samples[index])
             yield masks, labels.region_masks(reference(experiment, row), experiment.of), float(np.prod(row.spacing))
 
     found = tuning.tune(pairs(), of=experiment.of, names=experiment.names, convention=config.convention)
-    write_text(path, json.dumps({**made, 'cases': len(valid), **found}, indent=1) + '\n')
+    write_text(path, json.dumps({**made, 'cases': len(samples.rows), **found}, indent=1) + '\n')
     return postprocess.Limits(found['component'], found['enhancing'])
 
 
