@@ -65,7 +65,7 @@ def evaluate(config: ConfigDict, folder: Path, *, subset: str, which: str, ensem
     print(table.text(summary))
     if fewer:
         write_text(target / 'modalities.csv', pd.DataFrame(fewer).to_csv(index=False))
-        print(modalities.text(pd.DataFrame(fewer), convention=settings.convention))
+        print(modalities.text(pd.DataFrame(fewer), convention=settings.convention, seed=config.seed))
     if settings.postprocess:
         print(f'Post-processed: {predictor.limits}, in mm³, tuned on {config.train.validate}')
     print(f'\nCheckpoint {used} on {subset}: {target}/cases.csv and summary.json\nMasks: {masks}\nReport: {report}')
