@@ -1,5 +1,5 @@
 # make demo: set up, then train, evaluate and report on made-up brains. make test: set up, then pass the tests.
-# Needs python 3.11 or newer and make. `make test PYTHON=python3.13` chooses another interpreter.
+# Needs python 3.11 or newer and make. `make test PYTHON=python3.13 VENV=.venv-3.13` chooses another interpreter.
 SHELL := /bin/sh
 NEW_ENOUGH := -c "import sys; sys.exit(sys.version_info < (3, 11))"
 PYTHON ?= $(firstword $(foreach p,python3 python3.13 python3.12 python3.11,$(shell $(p) $(NEW_ENOUGH) 2>/dev/null && echo $(p))))
@@ -9,13 +9,34 @@ PIP := $(BIN)/python -m pip install -q --disable-pip-version-check
 # Python 3.11 ends at jax 0.10; later ones share a newer set
 LOCK := requirements-$(shell $(PYTHON) -c "import sys; print('py311' if sys.version_info < (3, 12) else 'py312')").lock
 
-.PHONY: demo test lint setup lock clean
+# An environment keeps the interpreter that made it.
+VERSION := -c "import sys; print('%d.%d' % sys.version_info[:2])"
+MADE := $(if $(wildcard $(BIN)/python),$(shell $(BIN)/python $(VERSION)))
+CHOSEN := $(shell $(PYTHON) $(VERSION))
+OTHER := $(filter-out $(CHOSEN),$(MADE))
+ifneq ($(OTHER),)
+ifeq ($(filter clean lock,$(MAKECMDGOALS)),)
+$(error $(VENV) holds Python $(OTHER), not $(CHOSEN): make clean, or name another folder, VENV=.venv-$(CHOSEN))
+endif
+endif
+
+.PHONY: demo test test-oracles lint setup lock clean
 
 demo: $(VENV)/ready
 	$(BIN)/python main.py --config configs/phantom.py
 
 test: lint
 	JAX_PLATFORMS=cpu $(BIN)/python -m pytest -q -n 2 --dist loadfile
+
+# Scores against MONAI's too, which with torch is too heavy for everyday tests; in a venv of its own.
+test-oracles: $(VENV)-oracles/ready
+	JAX_PLATFORMS=cpu $(VENV)-oracles/bin/python -m pytest -q -rs tests/test_overlap.py tests/test_surface.py
+
+$(VENV)-oracles/ready: $(LOCK) requirements-test.txt tests/oracles.txt
+	$(PYTHON) -m venv --clear $(VENV)-oracles
+	$(VENV)-oracles/bin/python -m pip install -q --disable-pip-version-check -c $(LOCK) -r $(LOCK) \
+		-r requirements-test.txt -r tests/oracles.txt
+	touch $@
 
 lint: $(VENV)/ready-test
 	$(BIN)/ruff check .
@@ -40,7 +61,7 @@ lock:
 	rm -rf $(VENV)-lock
 
 clean:
-	rm -rf $(VENV) $(VENV)-lock runs
+	rm -rf $(VENV) $(VENV)-lock $(VENV)-oracles runs
 
 # Against PyTorch, MONAI and segmentation-models-pytorch, in a venv of its own; about 40 minutes on two quiet cores.
 # The tables go to benchmarks/results/. `make benchmark ROOT=DIR` trains end to end on the images of a COCO folder.

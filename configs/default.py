@@ -21,7 +21,7 @@ def get_config() -> ConfigDict:
     data.unannotated = 'negative'  # an image without annotation: 'negative' (no tumour), 'skip' or 'error'
     data.box_only = 'error'  # an annotation without a mask: 'error', 'skip', or 'box' to fill its bounding box
     data.broken = 'error'  # an annotation that cannot be drawn (NaN, under 3 points, ...): 'error' or 'skip'
-    data.on_error = 'raise'  # a file that cannot be read: 'raise', or 'skip' it in training and say so in the report
+    data.on_error = 'raise'  # a file that cannot be read: 'raise', or 'skip' it (in evaluation its case) and say so
     data.max_skipped = 0.01  # the largest share of the samples that may be skipped
     data.split = (0.7, 0.15, 0.15)  # train, valid, test shares, by group, where the data set has no subsets of its own
     data.split_file = ''  # JSON {'train': [cases], 'valid': [], 'test': []}; every run writes its own, splits.json
@@ -111,6 +111,7 @@ def get_config() -> ConfigDict:
     evaluation.convention = 'brats'  # 'brats', 'nnunet', 'monai' or 'deepmind'
     evaluation.tolerance = 1.0  # of the surface Dice, in mm (pixels for images)
     evaluation.lesions = ''  # lesion-wise scores by the rules of 'GLI', 'PED', 'SSA', 'MEN' or 'MET'; '' is off
+    evaluation.uncertainty = False  # the score of QU-BraTS 2020; unsure is what has a probability near 1/2
     evaluation.overlap = 0.5  # of volumes: share of a window that its neighbour sees too
     evaluation.postprocess = False  # of volumes: small components go, by limits tuned on the valid subset
     evaluation.modality_subsets = False  # of volumes: Dice with each of the subsets of modalities alone (15 of four)

@@ -36,7 +36,8 @@ def test_phantom_slices_are_split_and_scored_by_volume_and_a_damaged_volume_is_l
     root, workdir = phantom.write_brats_h5(tmp_path / 'set', volumes=7, shape=(6, 48, 48)), tmp_path / 'w'
     next(root.rglob('volume_3_slice_0.h5')).write_bytes(b'cut off')
     given = [*SMALL, f'--config.data.root={root}', f'--workdir={workdir}', '--config.train.steps=8',
-             '--config.train.evaluate_every=8', '--config.data.on_error=skip', '--config.data.max_skipped=0.2']
+             '--config.train.evaluate_every=8', '--config.data.on_error=skip', '--config.data.max_skipped=0.2',
+             '--config.evaluation.uncertainty=True']
     done = run(*given, cache=tmp_path / 'cache')
     assert done.returncode == 0, done.stderr
     frame = pd.read_parquet(workdir / 'annotations.parquet')
@@ -50,6 +51,9 @@ def test_phantom_slices_are_split_and_scored_by_volume_and_a_damaged_volume_is_l
     assert set(summary['regions']) == {'WT', 'TC', 'ET'} and summary['units'] == 'mm'
     assert summary['cases'] == frame[frame.subset == 'test'].case.nunique()
     assert summary['mask_values'] == {'1': 'NCR/NET', '2': 'ED', '4': 'ET'}
+
+    unsure = pd.read_csv(workdir / 'evaluation/test/cases.csv').filter(like='uncertainty')
+    assert unsure.shape == (3 * summary['cases'], 4) and unsure.min(axis=None) >= 0 and unsure.max(axis=None) <= 1
 
     row = frame[frame.subset == 'test'].iloc[0]
     mask = predict(workdir, root / row.path, tmp_path)

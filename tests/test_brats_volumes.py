@@ -87,7 +87,8 @@ def test_predictions_of_unlabelled_cases_are_those_that_evaluation_saw_on_the_in
 def test_checkpoints_are_averaged_limits_tuned_and_recorded_and_modalities_left_out(trained):
     workdir, _, cache = trained
     done = run(f'--workdir={workdir}', '--mode=evaluate', '--subset=valid', '--checkpoint=2,4',
-               '--config.evaluation.postprocess=True', '--config.evaluation.modality_subsets=True', cache=cache)
+               '--config.evaluation.postprocess=True', '--config.evaluation.modality_subsets=True',
+               '--config.evaluation.uncertainty=True', cache=cache)
     assert done.returncode == 0, done.stderr
     summary = json.loads((workdir / 'evaluation/valid/summary.json').read_text())
     limits = json.loads((workdir / 'postprocess.json').read_text())
@@ -98,6 +99,8 @@ def test_checkpoints_are_averaged_limits_tuned_and_recorded_and_modalities_left_
     fewer = pd.read_csv(workdir / 'evaluation/valid/modalities.csv')
     assert fewer.modalities.nunique() == 15 and len(fewer) == 15 * len(scores)
     full = fewer[fewer.modalities == 'flair+t1+t1ce+t2'].set_index(['case', 'region']).dice
+    unsure = pd.read_csv(workdir / 'evaluation/valid/cases.csv').filter(like='uncertainty')
+    assert unsure.shape == (len(scores), 4) and unsure.min(axis=None) >= 0 and unsure.max(axis=None) <= 1
     assert np.allclose(full[scores.index], scores) and 'flair+t1+t1ce+t2' in done.stdout
 
 

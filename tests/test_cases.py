@@ -15,17 +15,19 @@ def rows(*names):
 
 def test_slices_are_stacked_in_their_order_a_millimetre_apart():
     table = cases.by_case(rows('b', 'a', 'b', 'a', 'b'))
-    masks = ((k, np.full((2, 3), k, np.uint8), np.full((2, 3), 10 + k, np.uint8)) for k in range(5))
-    a, b = cases.stack(table, masks)
+    found = ((k, (np.full((2, 3), k, np.uint8), np.full((2, 3), 10 + k, np.uint8), np.full((2, 3, 4), k, np.uint8),
+                  np.ones((2, 3), bool))) for k in range(5))
+    a, b = cases.stack(table, found)
     assert (a.name, b.name) == ('a', 'b') and a.spacing == (1, 1, 1)
     assert a.prediction.shape == (2, 3, 2) and b.prediction[0, 0].tolist() == [2, 3, 4]
-    assert b.reference[0, 0].tolist() == [12, 13, 14]
+    assert b.reference[0, 0].tolist() == [12, 13, 14] and b.brain.shape == (2, 3, 3)
+    assert b.uncertainty.shape == (2, 3, 3, 4) and b.uncertainty[0, 0, :, 0].tolist() == [2, 3, 4]
 
 
 def test_an_image_is_a_case_of_its_own_measured_in_pixels():
     table = rows('a', 'b').assign(slice=pd.NA)
-    (first, _) = cases.stack(table, ((k, np.zeros((2, 3)), np.zeros((2, 3))) for k in range(2)))
-    assert first.prediction.shape == (2, 3) and first.spacing == (1, 1)
+    (first, _) = cases.stack(table, ((k, (np.zeros((2, 3)), np.zeros((2, 3)))) for k in range(2)))
+    assert first.uncertainty is None and first.prediction.shape == (2, 3) and first.spacing == (1, 1)
 
 
 @pytest.mark.parametrize('processes', [1, 2, 3, 4, 7])

@@ -30,8 +30,8 @@ def environment(cache):
                          'XLA_FLAGS': '--xla_backend_optimization_level=0'}
 
 
-def run(*arguments, cache):
-    return subprocess.run(command(*arguments), capture_output=True, text=True, cwd=ROOT, env=environment(cache))
+def run(*arguments, cache, cwd=ROOT):
+    return subprocess.run(command(*arguments), capture_output=True, text=True, cwd=cwd, env=environment(cache))
 
 
 @pytest.fixture(scope='module')
@@ -75,21 +75,33 @@ def test_the_summary_names_its_convention_and_an_interval_a_region(trained):
     assert len(cases) == 8 and cases.dice.mean() == pytest.approx(dice['mean'])
 
 
-def test_evaluating_needs_only_the_work_directory_and_takes_overrides(trained):
-    workdir, cache, _ = trained
-    before = json.loads((workdir / 'evaluation/test/summary.json').read_text())
-    done = run(f'--workdir={workdir}', '--mode=evaluate', '--subset=valid', '--checkpoint=latest',
-               '--config.evaluation.convention=nnunet', '--config.evaluation.pictures=0', cache=cache)
+def test_evaluating_needs_only_the_work_directory_wherever_it_was_moved_and_takes_overrides(trained, tmp_path):
+    old, cache, _ = trained
+    workdir = tmp_path / 'moved'
+    before = json.loads((old / 'evaluation/test/summary.json').read_text())
+    old.rename(workdir)
+    done = run('--workdir=moved', '--mode=evaluate', '--subset=valid', '--checkpoint=latest',
+               '--config.evaluation.convention=nnunet', '--config.evaluation.pictures=0',
+               '--config.evaluation.uncertainty=True', cache=cache, cwd=tmp_path)
+    workdir.rename(old)
+    workdir = old
     assert done.returncode == 0, done.stderr
     summary = json.loads((workdir / 'evaluation/valid/summary.json').read_text())
     assert summary['convention'] == 'nnunet' and summary['cases'] == 6 and summary['checkpoint'] == 12
     assert json.loads((workdir / 'evaluation/test/summary.json').read_text()) == before
+    unsure = pd.read_csv(workdir / 'evaluation/valid/cases.csv').filter(like='uncertainty')
+    assert unsure.shape == (6, 4) and unsure.min(axis=None) >= 0 and unsure.max(axis=None) <= 1
+    assert summary['regions']['tumour']['uncertainty_score']['challenge'] == 'QU-BraTS'
+    assert 'uncertainty score (QU-BraTS)' in done.stdout
+    assert 'Filtered TP, AUC' in (workdir / 'report.html').read_text()
 
 
 def test_prediction_writes_the_masks_that_evaluation_saw(trained, tmp_path):
     workdir, cache, _ = trained
     source = workdir / 'phantoms' / 'test'
-    done = run(f'--workdir={workdir}', '--mode=predict', f'--input={source}', f'--output={tmp_path}', cache=cache)
+    config = ['--config=configs/phantom.py', *SMALL]  # instead of the saved one: its categories are left to the data
+    done = run(*config, f'--workdir={workdir}', '--mode=predict', f'--input={source}', f'--output={tmp_path}',
+               cache=cache)
     assert done.returncode == 0, done.stderr
     data = json.loads((tmp_path / 'predictions.json').read_text())
     assert len(data['images']) == 8 and data['categories'] == [{'id': 1, 'name': 'tumour'}]

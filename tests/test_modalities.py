@@ -12,15 +12,16 @@ def test_four_modalities_have_fifteen_subsets_and_the_last_is_all_of_them():
 
 def test_the_table_has_a_row_a_subset_and_the_mean_of_the_cases():
     dice = {'t1': (0.2, 0.4, 0.5, float('nan')), 'flair+t1': (0.6, 1, 0.7, 0.9)}
-    scores = pd.DataFrame([{'case': case, 'region': region, 'modalities': name, 'dice': value}
+    scores = pd.DataFrame([{'case': case, 'group': case, 'region': region, 'modalities': name, 'dice': value}
                            for name, values in dice.items()
                            for case, region, value in zip('abab', ('WT', 'WT', 'ET', 'ET'), values)])
     lines = modalities.text(scores, convention='nnunet').splitlines()
     assert 'nnunet' in lines[0]
-    assert [line.split() for line in lines[2:]] == [['modalities', 'WT', 'ET'], ['t1', '0.3000', '0.5000'],
-                                                    ['flair+t1', '0.8000', '0.8000']]
+    assert [line.split() for line in lines[2:]] == [
+        ['modalities', 'WT', 'ET'], ['t1', '0.3000', '(0.2000', '..', '0.4000)', '0.5000', '(-', '..', '-)'],
+        ['flair+t1', '0.8000', '(0.6000', '..', '1.0000)', '0.8000', '(0.7000', '..', '0.9000)']]
 
 
 def test_what_no_case_defines_is_a_dash():
-    scores = pd.DataFrame([{'case': 'a', 'region': 'WT', 'modalities': 't1', 'dice': float('nan')}])
-    assert modalities.text(scores, convention='nnunet').split()[-1] == '-'
+    scores = pd.DataFrame([{'case': 'a', 'group': 'a', 'region': 'WT', 'modalities': 't1', 'dice': float('nan')}])
+    assert modalities.text(scores, convention='nnunet').split()[-4:] == ['-', '(-', '..', '-)']

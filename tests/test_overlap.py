@@ -1,6 +1,6 @@
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
@@ -77,6 +77,37 @@ def test_masks_that_cannot_be_compared_are_refused(reference, prediction, messag
 def test_an_unknown_convention_is_refused_with_the_choices():
     with pytest.raises(InputError, match='isles.*brats'):
         overlap.dice(overlap.Counts(1, 1, 1, 1), convention='isles')
+
+
+def ones_and_nothing(test):
+    for pair in ((EMPTY, EMPTY), (REFERENCE, EMPTY), (EMPTY, PREDICTION), (~EMPTY, ~EMPTY), (~EMPTY, EMPTY)):
+        test = example(pair)(test)
+    return settings(max_examples=40, deadline=None)(given(PAIRS)(test))
+
+
+@ones_and_nothing
+def test_all_four_are_those_of_medpy(pair):
+    medpy = pytest.importorskip('medpy.metric.binary', reason='needs medpy: pip install -r requirements-test.txt')
+    reference, prediction = pair
+    c = overlap.counts(reference, prediction)
+    assert overlap.dice(c, convention='nnunet') == pytest.approx(medpy.dc(prediction, reference), nan_ok=True)
+    assert overlap.iou(c) == pytest.approx(medpy.jc(prediction, reference))
+    if reference.any():  # else ours is undefined under every convention, as is specificity of a full image
+        assert overlap.sensitivity(c) == pytest.approx(medpy.sensitivity(prediction, reference))
+    if not reference.all():
+        assert overlap.specificity(c) == pytest.approx(medpy.specificity(prediction, reference))
+
+
+@ones_and_nothing
+def test_dice_and_iou_are_those_of_monai(pair):
+    torch = pytest.importorskip('torch', reason='needs MONAI and torch: make test-oracles')
+    monai = pytest.importorskip('monai.metrics', reason='needs MONAI and torch: make test-oracles')
+    reference, prediction = pair
+    batches = [torch.tensor(mask[None, None]) for mask in (prediction, reference)]
+    c = overlap.counts(reference, prediction)
+    for ours, theirs in ((overlap.dice, monai.compute_dice), (overlap.iou, monai.compute_iou)):
+        expected = theirs(*batches, ignore_empty=False).item() if reference.any() or prediction.any() else np.nan
+        assert ours(c, convention='monai') == pytest.approx(expected, rel=1e-6, nan_ok=True)
 
 
 def test_iou_is_that_of_pycocotools():

@@ -47,7 +47,8 @@ def test_runs_that_differ_in_seed_fold_or_training_may_be_averaged(tmp_path):
 
 @pytest.mark.parametrize('field, value', [
     ('model.features', (8, 16, 32)), ('data.regions', (('WT', (1, 2), 1),)), ('data.channels', 3),
-    ('loss.activation', 'softmax'), ('data.standardise', False), ('data.orientation', 'RAS')])
+    ('loss.activation', 'softmax'), ('data.standardise', False), ('data.orientation', 'RAS'),
+    ('data.categories', (1, 2)), ('data.modalities', ('flair', 't1')), ('data.size', (64, 64))])
 def test_another_network_or_input_is_refused_naming_the_field(tmp_path, field, value):
     config = run_of(tmp_path / 'a')
     part, name = field.split('.')

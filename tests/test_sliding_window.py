@@ -111,6 +111,19 @@ def test_probabilities_not_masks_of_a_resampled_volume_are_interpolated():
     """A plane half-way up a ramp of probabilities comes back to within half of a fine voxel."""
     ramp = np.linspace(0.05, 0.95, 10, dtype=np.float32)[:, None, None, None] * np.ones((1, 8, 8, 1), np.float32)
     prepared = volume(ramp, Grid((40, 8, 8), 'LPS', 'LPS', (0, 0, 0), (40, 8, 8)))
-    got = sliding_window.segment(predictor(lambda p, batch: batch['image'], size=SIZE), prepared)
-    assert got.shape == (40, 8, 8, 1)
+    ramps = predictor(lambda p, batch: batch['image'], size=SIZE)
+    found = sliding_window.blend(ramps, prepared)
+    got, unsure = sliding_window.masks(ramps, found), sliding_window.uncertainty(found)
+    assert got.shape == unsure.shape == (40, 8, 8, 1)
     assert np.array_equal(got[:, 4, 4, 0], np.arange(40) >= 20)
+    assert unsure[18:22, 4, 4, 0].min() > 90 and unsure[[0, -1], 4, 4, 0].max() < 15
+
+
+def test_uncertainty_lies_on_the_files_voxels_and_is_0_where_nobody_looked():
+    image = np.random.default_rng(5).random((9, 8, 10)).astype(np.float32)
+    prepared = volume(image[..., None], Grid((12, 9, 10), 'LPS', 'LPS', (2, 0, 0), (11, 8, 10)))
+    got = sliding_window.uncertainty(sliding_window.blend(predictor(lambda p, batch: batch['image']), prepared))
+    assert got.dtype == np.uint8 and got.shape == (12, 9, 10, 1)
+    expected = np.rint(100 - 100 * np.abs(2 * image - 1))
+    assert np.abs(got[2:11, :8, :, 0] - expected).max() <= 1 and (got[2:11, :8, :, 0] == expected).mean() > 0.9
+    assert not got[:2].any() and not got[11:].any() and not got[:, 8].any()

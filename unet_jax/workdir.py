@@ -41,7 +41,11 @@ def tuples(value: Any) -> Any:
 
 
 def save_config(workdir: Path, config: ConfigDict) -> None:
-    write_text(workdir / 'config.json', json.dumps(config.to_dict(), indent=2) + '\n')
+    """config.json. Phantoms, which lie in a work directory, are named from there, so that both may be moved."""
+    values = config.to_dict()
+    if values['data']['format'] == 'phantom' and values['data']['root']:
+        values['data']['root'] = os.path.relpath(values['data']['root'], workdir)
+    write_text(workdir / 'config.json', json.dumps(values, indent=2) + '\n')
 
 
 def load_config(workdir: Path) -> ConfigDict:
@@ -54,7 +58,10 @@ def load_config(workdir: Path) -> ConfigDict:
                          f'python main.py --config=configs/phantom.py --workdir={workdir}') from error
     except ValueError as error:
         raise InputError(f'{path}: is not JSON ({error})') from error
-    return ConfigDict(tuples(values)).lock()
+    config = ConfigDict(tuples(values))
+    if config.data.format == 'phantom' and config.data.root:
+        config.data.root = os.path.abspath(Path(workdir) / config.data.root)
+    return config.lock()
 
 
 def differences(old: ConfigDict, new: ConfigDict) -> dict[str, tuple[Any, Any]]:

@@ -115,6 +115,15 @@ def find_cases(root: str | Path, schema: str, modalities: tuple[str, ...] = MODA
     return pd.DataFrame(rows)
 
 
+def find_file(path: str | Path, schema: str, modalities: tuple[str, ...] = MODALITIES) -> pd.DataFrame:
+    """The case in one file that holds the four sequences, in any folder, as `find_cases` gives it."""
+    path = Path(path)
+    name = NIFTI.fullmatch(path.name)[1]
+    case = Files(name, name, path.parent, dict.fromkeys(modalities, path), None)
+    row = _row(case, path.parent, SCHEMAS['MSD'], _check_headers(case, True))
+    return pd.DataFrame([row | {'schema': schema, 'annotations': (), 'subset': 'test', 'label': None}])
+
+
 def _row(case: Files, root: Path, schema: Schema, header: Header) -> dict:
     files = {m: None if p is None else p.relative_to(root).as_posix() for m, p in case.modalities.items()}
     path, label = case.folder.relative_to(root).as_posix(), case.label and case.label.relative_to(root).as_posix()

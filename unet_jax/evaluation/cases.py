@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 
 from unet_jax.annotations import labels
-from unet_jax.evaluation import table
+from unet_jax.evaluation import table, uncertainty
 from unet_jax.experiment import Experiment
 
 
@@ -14,25 +14,27 @@ class Case(NamedTuple):
     """A case's masks as bit sets: (H, W), for slices (H, W, slices), for volumes (X, Y, Z)."""
     name: str
     group: str
+    spacing: tuple[float, ...]  # mm; 1 for the pixels of an image
     prediction: np.ndarray
     reference: np.ndarray
-    spacing: tuple[float, ...]  # mm; 1 for the pixels of an image
+    uncertainty: np.ndarray | None = None  # (…, R) uint8, 0 (sure) to 100, where it is to be scored
+    brain: np.ndarray | None = None  # bool; None is everywhere
 
 
-def stack(rows: pd.DataFrame, masks: Iterator[tuple[int, np.ndarray, np.ndarray]]) -> Iterator[Case]:
-    """Slices put together: `masks` gives (position in `rows`, prediction, reference), slices of a case in a row.
+def stack(rows: pd.DataFrame, found: Iterator[tuple[int, tuple[np.ndarray, ...]]]) -> Iterator[Case]:
+    """Slices put together: `found` gives (position in `rows`, the arrays of a Case), slices of a case in a row.
 
     A volume is yielded as soon as it is complete, so that only one is held at a time. Slices are 1 mm apart and wide.
     """
-    held: list[tuple[np.ndarray, np.ndarray]] = []
-    for index, prediction, reference in masks:
+    held: list[tuple[np.ndarray, ...]] = []
+    for index, arrays in found:
         row = rows.iloc[index]
         if pd.isna(row.slice):
-            yield Case(row.case, row.group, prediction, reference, (1.0, 1.0))
+            yield Case(row.case, row.group, (1.0, 1.0), *arrays)
             continue
-        held.append((prediction, reference))
+        held.append(arrays)
         if index + 1 == len(rows) or rows.case.iloc[index + 1] != row.case:
-            yield Case(row.case, row.group, *(np.stack(part, -1) for part in zip(*held, strict=True)), (1.0,) * 3)
+            yield Case(row.case, row.group, (1.0,) * 3, *(np.stack(part, 2) for part in zip(*held, strict=True)))
             held = []
 
 
@@ -51,10 +53,15 @@ def share(rows: pd.DataFrame, process: int, processes: int) -> slice:
 
 
 def score(experiment: Experiment, case: Case) -> list[dict]:
-    """One row a region: case, group, region and every metric of `table.score`."""
+    """One row a region: case, group, region, every metric of `table.score`, and `qu_brats` of a known uncertainty."""
     config = experiment.config.evaluation
     predicted, true = (labels.region_masks(bits, experiment.of) for bits in (case.prediction, case.reference))
-    return [{'case': case.name, 'group': case.group, 'region': name,
-             **table.score(true[..., r], predicted[..., r], spacing=case.spacing,
-                           convention=config.convention, tolerance=config.tolerance, lesion=config.lesions or None)}
-            for r, name in enumerate(experiment.names)]
+    lines = []
+    for r, name in enumerate(experiment.names):
+        pair = true[..., r], predicted[..., r]
+        scores = table.score(*pair, spacing=case.spacing, convention=config.convention, tolerance=config.tolerance,
+                             lesion=config.lesions or None)
+        if case.uncertainty is not None:
+            scores |= uncertainty.qu_brats(*pair, case.uncertainty[..., r], brain=case.brain)
+        lines.append({'case': case.name, 'group': case.group, 'region': name, **scores})
+    return lines

@@ -33,7 +33,7 @@ CHALLENGES = {
 def check_challenge(name: str) -> None:
     """Raises InputError for a name that is not in CHALLENGES."""
     if name not in CHALLENGES:
-        raise InputError(f'BraTS challenge {name!r}; choose one of {", ".join(CHALLENGES)}')
+        raise InputError(f'config.evaluation.lesions is {name!r}; choose a BraTS challenge: {", ".join(CHALLENGES)}')
 
 
 def reaches(reference: np.ndarray, dilation: int) -> np.ndarray:

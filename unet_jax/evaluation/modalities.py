@@ -3,7 +3,7 @@ from itertools import combinations
 
 import pandas as pd
 
-from unet_jax.evaluation.table import aligned, json_safe, number
+from unet_jax.evaluation.table import aligned, describe, number
 
 
 def subsets(modalities: tuple[str, ...]) -> list[tuple[str, ...]]:
@@ -11,14 +11,16 @@ def subsets(modalities: tuple[str, ...]) -> list[tuple[str, ...]]:
     return [chosen for size in range(1, len(modalities) + 1) for chosen in combinations(modalities, size)]
 
 
-def text(scores: pd.DataFrame, *, convention: str) -> str:
-    """The mean Dice over cases, a row a subset and a column a region, as an aligned table.
+def text(scores: pd.DataFrame, *, convention: str, seed: int = 0) -> str:
+    """The mean Dice over cases and its interval, a row a subset and a column a region, as an aligned table.
 
-    scores: one row a case, region and subset: columns `modalities`, `region` and `dice`; NaN is left out.
+    scores: one row a case, region and subset: columns `group`, `modalities`, `region` and `dice`; NaN is left out.
     """
-    means = scores.pivot_table(index='modalities', columns='region', values='dice', aggfunc='mean', dropna=False,
-                               sort=False)[list(scores['region'].unique())]
-    rows = [('modalities', *means.columns)]
-    rows += [(name, *(number(json_safe(value), 'dice') for value in line)) for name, *line in means.itertuples()]
-    return f'Mean Dice over cases, convention {convention}, of what is seen with these modalities alone\n\n' \
-           f'{aligned(rows, 1)}\n'
+    regions = list(scores['region'].unique())
+    rows = [('modalities', *regions)]
+    for name, lines in scores.groupby('modalities', sort=False):
+        found = [describe(part['dice'], part['group'], seed) for part in (lines[lines.region == r] for r in regions)]
+        rows.append((name, *('{} ({} .. {})'.format(*(number(f[key], 'dice') for key in ('mean', 'low', 'high')))
+                             for f in found)))
+    return 'Mean Dice over cases (95 % bootstrap interval over groups), ' \
+           f'convention {convention}, of what is seen with these modalities alone\n\n{aligned(rows, 1)}\n'

@@ -40,7 +40,7 @@ def check(reference: np.ndarray, prediction: np.ndarray) -> None:
 def check_convention(convention: str) -> None:
     """Raises InputError for a name that is not in CONVENTIONS."""
     if convention not in CONVENTIONS:
-        raise InputError(f'evaluation convention {convention!r}; choose one of {", ".join(CONVENTIONS)}')
+        raise InputError(f'config.evaluation.convention is {convention!r}; choose one of {", ".join(CONVENTIONS)}')
 
 
 def counts(reference: np.ndarray, prediction: np.ndarray) -> Counts:

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 
 from unet_jax.errors import InputError
-from unet_jax.evaluation import overlap
+from unet_jax.evaluation import overlap, uncertainty
 from unet_jax.evaluation.lesions import lesion_wise
 from unet_jax.evaluation.overlap import Convention
 from unet_jax.evaluation.statistics import bootstrap_interval, paired
@@ -17,7 +17,8 @@ from unet_jax.evaluation.surface import PENALTY, hd95, surface_dice
 KEYS = ['case', 'group', 'region']
 COUNTS = ['tp', 'fp', 'fn', 'tn', 'volume_reference', 'volume_prediction', 'lesion_tp', 'lesion_fn', 'lesion_fp']
 LESION_WISE = ['lesion_dice', 'lesion_hd95']
-DISTANCES = ['hd95', 'lesion_hd95']  # less is better
+DISTANCES = ['hd95', 'lesion_hd95']
+LESS_IS_BETTER = [*DISTANCES, *uncertainty.COSTS]
 EMPTY = {
     'brats': 'Both masks empty: Dice 1, HD95 0. One empty: Dice 0, HD95 {penalty}.',
     'nnunet': 'Both masks empty: left out. One empty: Dice 0.',
@@ -93,11 +94,13 @@ def summarise(cases: pd.DataFrame, *, convention: Convention, units: Literal['mm
     `cases` has one row a case and region: case, group, region and what `score` returned, with the same convention,
     tolerance and lesion. Returns {'convention', 'cases', 'units', 'regions': {region: {metric: {mean, low, high,
     median, n, undefined, infinite}, 'pooled_dice': Dice of ΣTP, ΣFP, ΣFN}}}; NaN and infinity are None; surface_dice
-    also tells its tolerance and lesion_* their challenge. Raises InputError for an unusable table or convention.
+    also tells its tolerance, lesion_* and uncertainty_* their challenge. Raises InputError for an unusable table or
+    convention.
     """
     check_cases(cases)
     overlap.check_convention(convention)
-    told = {'surface_dice': {'tolerance': tolerance}} | dict.fromkeys(LESION_WISE, {'challenge': lesion})
+    told = {'surface_dice': {'tolerance': tolerance}} | dict.fromkeys(LESION_WISE, {'challenge': lesion}) | \
+        dict.fromkeys(uncertainty.METRICS, {'challenge': 'QU-BraTS'})
     regions = {}
     for region, rows in cases.groupby('region', sort=False):
         regions[region] = {name: describe(rows[name], rows['group'], seed) | told.get(name, {})
@@ -150,6 +153,15 @@ def remarks(entry: dict) -> list[str]:
     return [words.format(entry[key]) for key, words in said.items() if entry.get(key)]
 
 
+def left_out(summary: dict) -> str:
+    """What is to be said of cases that could not be read: the first five, and where the others stand; '' of none."""
+    skipped = summary.get('skipped')
+    if not skipped:
+        return ''
+    first = ''.join(f'  {case}: {why}\n' for case, why in list(skipped.items())[:5])
+    return f'{len(skipped)} more could not be read and count in no number (all are in summary.json):\n{first}'
+
+
 def text(summary: dict) -> str:
     """The summary as an aligned table that names convention, units, number of cases and intervals."""
     convention, units = summary['convention'], summary['units']
@@ -169,7 +181,7 @@ def text(summary: dict) -> str:
                          f'{number(entry["low"], name)} .. {number(entry["high"], name)}',
                          number(entry['median'], name), str(entry['n'])))
             notes += [f'{region} {label}: {remark}' for remark in remarks(entry)]
-    return (f'{summary["cases"]} cases, convention {convention}, distances in {units}\n'
+    return (f'{summary["cases"]} cases, convention {convention}, distances in {units}\n' + left_out(summary) +
             f'{EMPTY[convention].format(penalty=penalty)}\n'
             'Mean over cases, its 95 % bootstrap interval over groups (patients), median, number of cases;\n'
             'pooled dice is that of all cases taken as one image.\n\n'
@@ -197,7 +209,7 @@ def compare(cases_a: pd.DataFrame, cases_b: pd.DataFrame, *, seed: int = 0) -> d
     for region in (name for name in cases_a['region'].unique() if name in set(both['region'])):
         rows = both[both['region'] == region]
         results = {name: paired(rows[f'{name}_a'], rows[f'{name}_b'], groups=rows['group_a'],
-                                lower_is_better=name in DISTANCES, seed=seed) for name in shared}
+                                lower_is_better=name in LESS_IS_BETTER, seed=seed) for name in shared}
         regions[region] = {name: {key: value if isinstance(value, int) else json_safe(value)
                                   for key, value in result.items()} for name, result in results.items()}
     return dict(cases=int(both['case'].nunique()), **only, regions=regions)

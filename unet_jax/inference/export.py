@@ -1,6 +1,8 @@
 """Predicted masks as files: PNGs of category ids and one COCO JSON with run-length encoded masks, or NIfTI."""
 import json
-from pathlib import Path
+from collections import Counter
+from collections.abc import Iterable
+from pathlib import Path, PurePosixPath
 
 import nibabel
 import numpy as np
@@ -14,15 +16,24 @@ from unet_jax.errors import InputError
 from unet_jax.workdir import write_text
 
 
-def mask_path(folder: Path, path: str) -> Path:
-    """Where the mask of the input `path` (relative, as in the frame) goes: the same folders, `.png` for a name."""
-    return Path(folder) / Path(path).with_suffix('.png')
+def mask_names(paths: Iterable[str]) -> list[str]:
+    """Where the masks of inputs (relative, as in the frame) go: the same folders, `.png` for the ending; x_jpg.png and
+    x_png.png for x.jpg and x.png beside each other. Raises InputError where two would still go to one file."""
+    paths = [PurePosixPath(path) for path in paths]
+    ending = Counter(path.with_suffix('') for path in paths)
+    names = [path.with_suffix('.png') if ending[path.with_suffix('')] == 1 else
+             path.with_name(f'{path.stem}_{path.suffix[1:]}.png') for path in paths]
+    twice = [name for name, count in Counter(names).items() if count > 1]
+    if twice:
+        same = [str(path) for path, name in zip(paths, names) if name == twice[0]]
+        raise InputError(f'the masks of {" and ".join(same)} would both be {twice[0]}; rename one of them')
+    return [str(name) for name in names]
 
 
-def check_output(folder: Path, root: Path, paths: list[str]) -> None:
-    """Raises InputError if the mask of one of `paths` (under `root`) would be written over one of them."""
-    inputs = {(root / path).resolve() for path in paths}
-    hit = [path for path in paths if mask_path(folder, path).resolve() in inputs]
+def check_output(folder: Path, root: Path, rows: pd.DataFrame) -> None:
+    """Raises InputError if the mask of one of `rows` (paths under `root`) would be written over one of them."""
+    inputs = {(root / path).resolve() for path in rows.path}
+    hit = [row.path for row in rows.itertuples() if (folder / row.png).resolve() in inputs]
     if hit:
         raise InputError(f'--output={folder}: the mask of {hit[0]} would overwrite an input; name another folder')
 
@@ -31,12 +42,6 @@ def write_mask(path: Path, bits: np.ndarray, classes: tuple[int, ...]) -> None:
     """Bit sets (H, W) as a PNG whose pixel values are those of `labels.values`: category ids, 0 for background."""
     path.parent.mkdir(parents=True, exist_ok=True)
     Image.fromarray(labels.to_ids(bits, classes)).save(path)
-
-
-def read_mask(path: Path, classes: tuple[int, ...]) -> np.ndarray:
-    """The inverse of `write_mask` where classes do not overlap: bit sets (H, W)."""
-    with Image.open(path) as image:
-        return labels.from_ids(np.asarray(image), classes)
 
 
 def write_nifti(path: Path, ids: np.ndarray, *, like: Path) -> None:

@@ -8,9 +8,10 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
+from unet_jax.annotations import frame as frames
 from unet_jax.annotations import labels
 from unet_jax.errors import InputError
-from unet_jax.experiment import Experiment, init_params
+from unet_jax.experiment import Experiment, init_params, settle
 from unet_jax.experiment import create as create_experiment
 from unet_jax.inference.postprocess import Limits
 from unet_jax.pipeline import decode, stream
@@ -47,8 +48,12 @@ def restore(config: ConfigDict, folders: Sequence[Path], which: str) -> tuple[Pr
     """The network with the averaged parameters of the checkpoints `which`, such as 'best' or 'best,latest,400', in
     each of `folders`; and what they are: the step, or, of several, their names.
 
-    Called by every process together. Raises InputError where a folder's network or input is another.
+    Called by every process together. What `config` leaves to the data is as in the first folder. Raises InputError
+    where a folder's network or input is another.
     """
+    load_config(folders[0])  # its own message where there is none
+    if not (config.data.categories and config.data.regions):
+        config = settle(config, frames.load(folders[0] / 'annotations.parquet'))
     experiment = create_experiment(config)
     everywhere, like = sharding.replicated(sharding.create_mesh()), init_params(experiment)
     params, used = [], []
@@ -80,17 +85,27 @@ def probabilities(predictor: Predictor, samples: Samples) -> Iterator[tuple[int,
             yield int(batch['index'][k]), found[k] / np.float32(len(predictor.params))
 
 
-def to_bits(experiment: Experiment, probability: np.ndarray, height: int, width: int) -> np.ndarray:
-    """Probabilities (H, W, R) at the network's size -> bit sets (height, width) at the file's.
+def enlarged(predictor: Predictor, samples: Samples) -> Iterator[tuple[int, np.ndarray]]:
+    """(position in `samples`, probabilities (H, W, R) at the file's own size) of every sample, in order.
 
-    The probabilities are interpolated, then compared with the threshold: smoother outlines than enlarging a mask.
+    They are interpolated before they are compared with the threshold: smoother outlines than enlarging a mask.
     """
-    masks = decode.extract(probability, height, width) > experiment.config.evaluation.threshold
-    return labels.paint(masks, experiment.regions, experiment.classes)
+    for index, probability in probabilities(predictor, samples):
+        row = samples.rows.iloc[index]
+        yield index, decode.extract(probability, row.height, row.width)
+
+
+def to_bits(experiment: Experiment, probability: np.ndarray) -> np.ndarray:
+    """Probabilities (…, R) -> bit sets (…)."""
+    return labels.paint(probability > experiment.config.evaluation.threshold, experiment.regions, experiment.classes)
 
 
 def segment(predictor: Predictor, samples: Samples) -> Iterator[tuple[int, np.ndarray]]:
     """(position in `samples`, predicted bit sets at the file's own size) of every sample, in order."""
-    for index, probability in probabilities(predictor, samples):
-        row = samples.rows.iloc[index]
-        yield index, to_bits(predictor.experiment, probability, row.height, row.width)
+    for index, probability in enlarged(predictor, samples):
+        yield index, to_bits(predictor.experiment, probability)
+
+
+def uncertainty(probability):
+    """Probabilities -> uint8 from 0 (0 or 1: sure) to 100 (1/2): twice the smaller of p and 1 - p, in per cent."""
+    return (100.5 - 100 * abs(2 * probability - 1)).astype('uint8')

@@ -1,9 +1,12 @@
 """A whole volume from overlapping windows, weighted towards their centres (Isensee et al. 2021).
 
 The network is compiled once, for a batch of windows, whatever the sizes of the volumes; only the few lines that add
-windows up and compare with the threshold are compiled anew for another size, rounded up to whole windows. Device
-memory beside the network: 4 R bytes a voxel of the rounded volume (R regions; 240×240×155 with 128³ windows: 0.2 GB),
-and 2 C + 4 R bytes a voxel of the windows in a batch.
+windows up and compare with the threshold are compiled anew for another size, rounded up to whole windows. Arrays on
+the device beside the network: 4 R bytes a voxel of the rounded volume (R regions; 240×240×155 with 128³ windows:
+0.2 GB), and 2 C + 4 R bytes a voxel of the windows in two batches, however many windows there are.
+
+Measured on a CPU: 240×240×155×4, R = 3, 128³ windows one by one and a network of 4 channels, which takes 0.2 GB for a
+window alone: the process grows by 0.8 to 0.9 GB, all of it within the first windows.
 """
 from collections.abc import Iterator, Sequence
 from functools import partial
@@ -16,8 +19,9 @@ import numpy as np
 
 from unet_jax.annotations import labels
 from unet_jax.inference.predict import Predictor
+from unet_jax.inference.predict import uncertainty as uncertainty_of
 from unet_jax.pipeline.patches import extract, starts
-from unet_jax.pipeline.volumes import Volume, put_back
+from unet_jax.pipeline.volumes import Grid, Volume, put_back
 from unet_jax.training import sharding
 
 SIGMA = 1 / 8  # of the Gaussian, in window sides
@@ -70,6 +74,12 @@ def above(total: jax.Array, sums: list[jax.Array], threshold: float) -> jax.Arra
     return labels.pack(mean(total, sums) > threshold, labels.bits_dtype(total.shape[-1]))
 
 
+@jax.jit
+def unsure(total: jax.Array, sums: list[jax.Array]) -> jax.Array:
+    """(X, Y, Z, R) uint8: `predict.uncertainty` of the mean."""
+    return uncertainty_of(mean(total, sums))
+
+
 class Layout(NamedTuple):
     """Where windows lie in a volume that is padded, and rounded up, to whole windows."""
     starts: list[list[int]]  # along each axis, in voxels of the volume
@@ -110,30 +120,58 @@ def accumulate(predictor: Predictor, image: np.ndarray, layout: Layout, keep: np
     everywhere, size = sharding.replicated(mesh), experiment.settings.size
     total = jax.device_put(jnp.zeros((*layout.padded, len(experiment.regions)), jnp.float32), everywhere)
     batch_size = experiment.config.evaluation.batch_size
+    before = ()
     for batch in windows(image, size, layout, batch_size=batch_size, keep=keep):
         place, valid = jax.device_put((batch['place'], batch['valid']), everywhere)
         window = sharding.put({'image': batch['image']}, mesh)
         for params in predictor.params:
-            total = add(total, jax.device_put(predictor.program(params, window), everywhere), place, valid)
+            found = jax.device_put(predictor.program(params, window), everywhere)
+            total = add(total, found, place, valid)
+            jax.block_until_ready(before)  # one batch waits at the device, not all of them
+            before = found
     sums = [weight_sum([start + before for start in axis], side, length) for axis, before, side, length
             in zip(layout.starts, layout.margin, size, layout.padded, strict=True)]
     return total, [sums[0] * len(predictor.params), *sums[1:]]
 
 
-def segment(predictor: Predictor, volume: Volume, *, keep: Sequence[bool] | None = None) -> np.ndarray:
-    """Region masks (X, Y, Z, R) bool of a prepared case, in the file's own voxels.
+class Blend(NamedTuple):
+    """The windows of a prepared case, added up on the device."""
+    total: jax.Array  # (*padded, R) Σ weight · probability
+    sums: list[np.ndarray]  # Σ weight along each axis
+    inside: tuple[slice, ...]  # where the prepared volume lies in it
+    resampled: bool
+    grid: Grid
 
-    Thresholded on the device, but for resampled volumes, whose probabilities are interpolated back first. `keep` says
-    which modalities to look at; all if None.
-    """
+
+def blend(predictor: Predictor, volume: Volume, *, keep: Sequence[bool] | None = None) -> Blend:
+    """The network's answer to a prepared case. `keep` says which modalities to look at; all if None."""
     experiment, (shape, grid) = predictor.experiment, (volume.label.shape, volume.grid)
     keep = np.ones(experiment.settings.channels, np.float16) if keep is None else np.asarray(keep, np.float16)
-    threshold, overlap = experiment.config.evaluation.threshold, experiment.config.evaluation.overlap
-    each = tuple(1 << r for r in range(len(experiment.regions)))
-    layout = arrange(shape, experiment.settings.size, overlap)
+    layout = arrange(shape, experiment.settings.size, experiment.config.evaluation.overlap)
     total, sums = accumulate(predictor, volume.image, layout, keep)
     inside = tuple(slice(before, before + n) for before, n in zip(layout.margin, shape))
-    if tuple(np.subtract(grid.high, grid.low)) == shape:
-        bits = np.asarray(above(total, sums, threshold))[inside]
-        return put_back(labels.region_masks(bits, each), grid)
-    return put_back(np.asarray(mean(total, sums))[inside], grid) > threshold
+    return Blend(total, sums, inside, tuple(np.subtract(grid.high, grid.low)) != shape, grid)
+
+
+def masks(predictor: Predictor, found: Blend) -> np.ndarray:
+    """Region masks (X, Y, Z, R) bool in the file's own voxels.
+
+    Thresholded on the device, but for resampled volumes, whose probabilities are interpolated back first.
+    """
+    threshold = predictor.experiment.config.evaluation.threshold
+    if found.resampled:
+        return put_back(np.asarray(mean(found.total, found.sums))[found.inside], found.grid) > threshold
+    bits = np.asarray(above(found.total, found.sums, threshold))[found.inside]
+    return put_back(labels.region_masks(bits, tuple(1 << r for r in range(found.total.shape[-1]))), found.grid)
+
+
+def uncertainty(found: Blend) -> np.ndarray:
+    """(X, Y, Z, R) uint8 in the file's own voxels, 0 (sure) to 100; 0 where the network did not look."""
+    if found.resampled:
+        return uncertainty_of(put_back(np.asarray(mean(found.total, found.sums))[found.inside], found.grid))
+    return put_back(np.asarray(unsure(found.total, found.sums))[found.inside], found.grid)
+
+
+def segment(predictor: Predictor, volume: Volume, *, keep: Sequence[bool] | None = None) -> np.ndarray:
+    """Region masks (X, Y, Z, R) bool of a prepared case, in the file's own voxels; see `blend`."""
+    return masks(predictor, blend(predictor, volume, keep=keep))

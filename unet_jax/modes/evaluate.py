@@ -1,6 +1,7 @@
 """--mode=evaluate: a checkpoint's scores on a subset, its masks, pictures and the report."""
 from collections.abc import Sequence
 from pathlib import Path
+from types import ModuleType
 
 import jax
 import numpy as np
@@ -11,8 +12,11 @@ from unet_jax.annotations import frame as frames
 from unet_jax.annotations import labels
 from unet_jax.errors import InputError
 from unet_jax.evaluation import cases, modalities, table
+from unet_jax.experiment import Experiment
 from unet_jax.inference import predict as inference
 from unet_jax.modes import images, volumes
+from unet_jax.pipeline import cache
+from unet_jax.pipeline import volumes as volume_files
 from unet_jax.report import html
 from unet_jax.training import sharding
 from unet_jax.workdir import write_text
@@ -30,13 +34,12 @@ def evaluate(config: ConfigDict, folder: Path, *, subset: str, which: str, ensem
     rows = cases.by_case(found[found.subset == subset].reset_index(drop=True))
     if rows.empty:
         raise InputError(f'--subset={subset}: no such images; there are {found.subset.value_counts().to_dict()}')
-    check_volumetric(config, experiment.volumetric)
     with sharding.first_process_first('samples'):
-        samples = data.open_samples(experiment, rows)
+        samples, skipped = open_whole(data, experiment, rows, of=len(found))
         if config.evaluation.postprocess:
             valid = found[found.subset == config.train.validate].reset_index(drop=True)
             predictor = predictor._replace(limits=volumes.limits(predictor, folder, used, valid))
-    masks = folder / 'predictions' / subset
+    rows, masks = samples.rows, folder / 'predictions' / subset
     mine = data.part(samples, cases.share(rows, jax.process_index(), jax.process_count()))
     lines = sharding.gather([line for case in data.segment(predictor, mine, masks)
                              for line in cases.score(experiment, case)])
@@ -51,6 +54,7 @@ def evaluate(config: ConfigDict, folder: Path, *, subset: str, which: str, ensem
                               tolerance=settings.tolerance, lesion=settings.lesions or None)
     written = labels.values(experiment.classes)
     summary |= {'subset': subset, 'checkpoint': used, 'mask_values': dict(zip(map(str, written), config.data.names))}
+    summary |= {'skipped': skipped} if skipped else {}
     summary |= {'postprocess': predictor.limits._asdict()} if settings.postprocess else {}
     target = folder / 'evaluation' / subset
     table.write(target, scores, summary)
@@ -64,15 +68,29 @@ def evaluate(config: ConfigDict, folder: Path, *, subset: str, which: str, ensem
     print(table.text(summary))
     if fewer:
         write_text(target / 'modalities.csv', pd.DataFrame(fewer).to_csv(index=False))
-        print(modalities.text(pd.DataFrame(fewer), convention=settings.convention))
+        print(modalities.text(pd.DataFrame(fewer), convention=settings.convention, seed=config.seed))
     if settings.postprocess:
         print(f'Post-processed: {predictor.limits}, in mm³, tuned on {config.train.validate}')
     print(f'\nCheckpoint {used} on {subset}: {target}/cases.csv and summary.json\nMasks: {masks}\nReport: {report}')
     sharding.wait_for_all('report')
 
 
-def check_volumetric(config: ConfigDict, volumetric: bool) -> None:
-    """Raises InputError for options that only volumes have."""
-    asked = [name for name in ('postprocess', 'modality_subsets') if config.evaluation[name]]
-    if asked and not volumetric:
-        raise InputError(f'config.evaluation.{asked[0]} is for volumes (config.data.format = nifti) only')
+def open_whole(data: ModuleType, experiment: Experiment, rows: pd.DataFrame, *, of: int
+               ) -> tuple[cache.Samples | volume_files.Volumes, dict[str, str]]:
+    """(the samples of all cases that can be read, {case: why} of the others, where config.data.on_error is 'skip').
+
+    A volume of which one slice cannot be read is left out whole. Raises InputError where that is more than the share
+    config.data.max_skipped `of` all samples, or everything.
+    """
+    samples, limit = data.open_samples(experiment, rows), experiment.config.data.max_skipped
+    kept, wanted = samples.rows.case.value_counts(), rows.case.value_counts()
+    lost = [case for case in wanted.index if kept.get(case, 0) < wanted[case]]
+    if not lost:
+        return samples, {}
+    reasons = {case: next(samples.skipped[path] for path in rows.path[rows.case == case] if path in samples.skipped)
+               for case in sorted(lost)}
+    if len(samples.skipped) > limit * of or len(lost) == len(wanted):
+        raise InputError(f'{len(lost)} of {len(wanted)} cases cannot be read; config.data.max_skipped allows a share '
+                         f'of {limit} of {of} samples, and a case must be left. The first: {reasons[min(lost)]}')
+    whole = rows[~rows.case.isin(lost)].reset_index(drop=True)
+    return samples if len(whole) == len(samples.rows) else data.open_samples(experiment, whole), reasons

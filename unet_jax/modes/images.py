@@ -15,18 +15,21 @@ from unet_jax.pipeline import cache, decode
 from unet_jax.progress import bar
 from unet_jax.report import overlays
 
-rows = frames.images  # a row an image or slice
+
+def rows(frame: pd.DataFrame) -> pd.DataFrame:
+    """A row an image or slice; `png` is where its predicted mask goes, in the folder of its subset's."""
+    found = frames.images(frame)
+    return found.assign(png=export.mask_names(found.path))
 
 
 def open_samples(experiment: Experiment, rows: pd.DataFrame) -> cache.Samples:
-    return cache.open_samples(rows, experiment.settings, experiment.config.data.cache)
+    data = experiment.config.data
+    return cache.open_samples(rows, experiment.settings, data.cache, on_error=data.on_error)
 
 
 def training_samples(experiment: Experiment, train: pd.DataFrame, valid: pd.DataFrame) -> dict[str, cache.Samples]:
     """What the loop trains on and validates on, without what cannot be read where the config says so."""
-    data = experiment.config.data
-    return {name: cache.open_samples(rows, experiment.settings, data.cache, on_error=data.on_error)
-            for name, rows in (('train', train), ('valid', valid))}
+    return {name: open_samples(experiment, rows) for name, rows in (('train', train), ('valid', valid))}
 
 
 def part(samples: cache.Samples, where: slice) -> cache.Samples:
@@ -38,14 +41,26 @@ def segment(predictor: inference.Predictor, samples: cache.Samples, masks: Path)
     """Every case, slices stacked, with prediction and reference; PNGs of the predictions go to the folder `masks`."""
     experiment, rows = predictor.experiment, samples.rows
 
-    def pairs() -> Iterator[tuple[int, np.ndarray, np.ndarray]]:
-        found = inference.segment(predictor, samples)
-        for index, bits in bar(found, total=len(rows), desc='evaluating', unit='image'):
-            row = rows.iloc[index]
-            export.write_mask(export.mask_path(masks, row.path), bits, experiment.classes)
-            yield index, bits, decode.decode_label(row, experiment.settings)
+    def arrays() -> Iterator[tuple[int, tuple[np.ndarray, ...]]]:
+        found = inference.enlarged(predictor, samples)
+        for index, probability in bar(found, total=len(rows), desc='evaluating', unit='image'):
+            row, bits = rows.iloc[index], inference.to_bits(experiment, probability)
+            export.write_mask(masks / row.png, bits, experiment.classes)
+            unsure = ()
+            if experiment.config.evaluation.uncertainty:
+                unsure = inference.uncertainty(probability), brain(samples, index)
+            yield index, (bits, decode.decode_label(row, experiment.settings), *unsure)
 
-    return cases.stack(rows, pairs())
+    return cases.stack(rows, arrays())
+
+
+def brain(samples: cache.Samples, index: int) -> np.ndarray:
+    """(H, W) bool at the file's own size: where an HDF5 slice is not 0; all of an image, which may have no 0."""
+    row = samples.rows.iloc[index]
+    if pd.isna(row.slice):
+        return np.ones((row.height, row.width), bool)
+    inside = (samples.image[index] != 0).any(-1, keepdims=True).astype(np.float32)
+    return decode.extract(inside, row.height, row.width)[..., 0] > 0.5
 
 
 def example(predictor: inference.Predictor, samples: cache.Samples, masks: Path) -> dict:
@@ -68,7 +83,7 @@ def predict(predictor: inference.Predictor, source: str | None, output: Path) ->
     experiment = predictor.experiment
     root, found = inputs.find(source, experiment.settings.channels)
     settings = experiment.settings._replace(root=str(root))
-    export.check_output(output, root, list(found.path))
+    export.check_output(output, root, found)
     writer = export.CocoWriter(dict(zip(experiment.classes, experiment.config.data.names)))
     size = experiment.config.evaluation.batch_size
     for start in bar(range(0, len(found), size), desc='predicting', unit='batch'):
@@ -77,11 +92,11 @@ def predict(predictor: inference.Predictor, source: str | None, output: Path) ->
         samples = cache.Samples(*(np.stack(a) for a in zip(*arrays, strict=True)), batch)
         for index, bits in inference.segment(predictor, samples):
             row = batch.iloc[index]
-            export.write_mask(export.mask_path(output, row.path), bits, experiment.classes)
+            export.write_mask(output / row.png, bits, experiment.classes)
             writer.add(row, bits)
             image, _ = decode.read(root / row.path, settings.channels)
             figure = overlays.overlay(image, None, labels.region_masks(bits, experiment.of), experiment.names,
                                       title=row.path)
-            overlays.save(figure, export.mask_path(output / 'overlays', row.path))
+            overlays.save(figure, output / 'overlays' / row.png)
     writer.write(output / 'predictions.json')
     return f'{len(found)} masks in {output}, overlays in {output}/overlays, COCO JSON in {output}/predictions.json'

@@ -6,13 +6,17 @@ from pathlib import Path
 import jax
 from ml_collections import ConfigDict
 
+from unet_jax.evaluation import settings
 from unet_jax.pipeline import cache
 from unet_jax.training import sharding
 
 
 def start(config: ConfigDict, folder: Path, *, distributed: bool | None = False) -> None:
     """Settings of the process, before jax starts: other processes are joined (`distributed`: see `sharding.join`),
-    compiled programs are kept in the user's cache folder; phantoms lie in `folder`."""
+    compiled programs are kept in the user's cache folder. Raises InputError for a `config.evaluation` that would fail
+    only after training."""
+    settings.check(config)
+    make_absolute(config, folder)
     flags = os.environ.get('XLA_FLAGS', '')  # read when the backend starts, which is after this
     if config.train.deterministic:
         flags += ' --xla_gpu_deterministic_ops=true'
@@ -24,5 +28,13 @@ def start(config: ConfigDict, folder: Path, *, distributed: bool | None = False)
     sharding.join(distributed)
     logging.getLogger('unet_jax').setLevel(logging.ERROR if jax.process_index() else logging.INFO)
     jax.config.update('jax_compilation_cache_dir', str(cache.default_folder() / 'compiled'))
+
+
+def make_absolute(config: ConfigDict, folder: Path) -> None:
+    """Paths of `config.data` as seen from anywhere, since a work directory is used from other folders later; phantoms
+    lie in `folder`."""
     if config.data.format == 'phantom' and not config.data.root:
         config.data.root = str(folder / 'phantoms')
+    for field in ('root', 'cache', 'split_file'):
+        if config.data[field]:
+            config.data[field] = os.path.abspath(os.path.expanduser(config.data[field]))

@@ -24,16 +24,16 @@ rows = volumes.rows  # a row a case
 
 
 def open_samples(experiment: Experiment, rows: pd.DataFrame) -> volumes.Volumes:
-    return volumes.open_volumes(rows, experiment.settings, experiment.config.data.cache)
+    data = experiment.config.data
+    return volumes.open_volumes(rows, experiment.settings, data.cache, on_error=data.on_error)
 
 
 def training_samples(experiment: Experiment, train: pd.DataFrame, valid: pd.DataFrame
                      ) -> dict[str, patches.Patches | patches.Tiles]:
     """What the loop trains on and validates on, without what cannot be read where the config says so."""
-    size, data = experiment.settings.size, experiment.config.data
-    train, valid = (volumes.open_volumes(rows, experiment.settings, data.cache, on_error=data.on_error)
-                    for rows in (train, valid))
-    return {'train': patches.Patches(train, train.rows, size, data.foreground), 'valid': patches.tiles(valid, size)}
+    size, foreground = experiment.settings.size, experiment.config.data.foreground
+    train, valid = (open_samples(experiment, rows) for rows in (train, valid))
+    return {'train': patches.Patches(train, train.rows, size, foreground), 'valid': patches.tiles(valid, size)}
 
 
 def part(samples: volumes.Volumes, where: slice) -> volumes.Volumes:
@@ -54,8 +54,12 @@ def reference(experiment: Experiment, row) -> np.ndarray:
 def segment_volume(predictor: inference.Predictor, volume: volumes.Volume, row, keep: tuple[bool, ...] | None = None
                    ) -> np.ndarray:
     """The predicted bit sets (X, Y, Z) of a case in the file's own voxels, from the modalities to `keep`."""
+    return to_bits(predictor, sliding_window.segment(predictor, volume, keep=keep), row)
+
+
+def to_bits(predictor: inference.Predictor, masks: np.ndarray, row) -> np.ndarray:
+    """Region masks (X, Y, Z, R) of a case -> bit sets (X, Y, Z), post-processed."""
     experiment = predictor.experiment
-    masks = sliding_window.segment(predictor, volume, keep=keep)
     masks = postprocess.apply(masks, predictor.limits, of=experiment.of, names=experiment.names,
                               voxel=float(np.prod(row.spacing)))
     return labels.paint(masks, experiment.regions, experiment.classes)
@@ -65,11 +69,21 @@ def segment(predictor: inference.Predictor, samples: volumes.Volumes, masks: Pat
     """Every case with prediction and reference; a NIfTI of each prediction goes to the folder `masks`."""
     experiment = predictor.experiment
     for index in bar(range(len(samples.rows)), desc='evaluating', unit='case'):
-        row = samples.rows.iloc[index]
-        bits = segment_volume(predictor, samples[index], row)
+        row, volume = samples.rows.iloc[index], samples[index]
+        found = sliding_window.blend(predictor, volume)
+        bits = to_bits(predictor, sliding_window.masks(predictor, found), row)
         export.write_nifti(mask_path(masks, row.case), labels.to_ids(bits, experiment.classes),
                            like=volumes.first_file(row, experiment.settings.root))
-        yield cases.Case(row.case, row.group, bits, reference(experiment, row), tuple(row.spacing))
+        unsure = ()
+        if experiment.config.evaluation.uncertainty:
+            unsure = sliding_window.uncertainty(found), brain(volume)
+        yield cases.Case(row.case, row.group, tuple(row.spacing), bits, reference(experiment, row), *unsure)
+
+
+def brain(volume: volumes.Volume) -> np.ndarray:
+    """(X, Y, Z) bool in the file's own voxels: where a prepared case is not 0 in every modality."""
+    inside = (volume.image != 0).any(-1, keepdims=True).astype(np.float32)
+    return volumes.put_back(inside, volume.grid)[..., 0] > 0.5
 
 
 def with_modality_subsets(predictor: inference.Predictor, samples: volumes.Volumes) -> list[dict]:
@@ -105,13 +119,13 @@ def limits(predictor: inference.Predictor, folder: Path, used: int | str, valid:
     experiment, samples = predictor.experiment, open_samples(predictor.experiment, valid)
 
     def pairs() -> Iterator[tuple[np.ndarray, np.ndarray, float]]:
-        for index in bar(range(len(valid)), desc='tuning', unit='case'):
-            row = valid.iloc[index]
+        for index in bar(range(len(samples.rows)), desc='tuning', unit='case'):
+            row = samples.rows.iloc[index]
             masks = sliding_window.segment(predictor, samples[index])
             yield masks, labels.region_masks(reference(experiment, row), experiment.of), float(np.prod(row.spacing))
 
     found = tuning.tune(pairs(), of=experiment.of, names=experiment.names, convention=config.convention)
-    write_text(path, json.dumps({**made, 'cases': len(valid), **found}, indent=1) + '\n')
+    write_text(path, json.dumps({**made, 'cases': len(samples.rows), **found}, indent=1) + '\n')
     return postprocess.Limits(found['component'], found['enhancing'])
 
 

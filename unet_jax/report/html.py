@@ -18,7 +18,7 @@ from matplotlib.figure import Figure
 
 from unet_jax.errors import InputError
 from unet_jax.evaluation.surface import PENALTY
-from unet_jax.evaluation.table import EMPTY
+from unet_jax.evaluation.table import EMPTY, left_out
 from unet_jax.report import overlays
 from unet_jax.report.curves import curves, dice_distribution, svg
 from unet_jax.workdir import read_lines, write_text
@@ -26,7 +26,9 @@ from unet_jax.workdir import read_lines, write_text
 KINDS = {'worst': 'lowest Dice', 'median': 'around the median', 'best': 'highest Dice'}
 METRICS = {'dice': 'Dice', 'iou': 'IoU', 'sensitivity': 'Sensitivity', 'specificity': 'Specificity',
            'hd95': 'HD95', 'surface_dice': 'Surface Dice', 'lesion_dice': 'Lesion-wise Dice',
-           'lesion_hd95': 'Lesion-wise HD95', 'pooled_dice': 'Pooled Dice'}
+           'lesion_hd95': 'Lesion-wise HD95', 'uncertainty_score': 'Uncertainty score',
+           'uncertainty_dice': 'Dice by uncertainty, AUC', 'uncertainty_filtered_tp': 'Filtered TP, AUC',
+           'uncertainty_filtered_tn': 'Filtered TN, AUC', 'pooled_dice': 'Pooled Dice'}
 
 
 class Example(NamedTuple):
@@ -115,9 +117,10 @@ def _headline(summary: dict, subset: str) -> str:
     penalty = f'{PENALTY} mm' if summary['units'] == 'mm' else "the image's own diagonal"
     rule = EMPTY.get(convention, '').format(penalty=penalty)
     step = f' of checkpoint {summary["checkpoint"]}' if 'checkpoint' in summary else ''
+    lost = f'<pre class="wrap">{escape(left_out(summary))}</pre>' if 'skipped' in summary else ''
     return (f'<div class="cards">{cards}</div><p>Mean Dice{step} over {summary["cases"]} {escape(subset)} cases, '
             'with its 95&nbsp;% bootstrap interval over groups (patients, where known). '
-            f'Convention <b>{escape(convention)}</b>. {escape(rule)}</p>')
+            f'Convention <b>{escape(convention)}</b>. {escape(rule)}</p>{lost}')
 
 
 def _metrics(summary: dict) -> str:
