@@ -8,6 +8,7 @@ from absl import app, flags
 from absl import logging as absl_logging
 from ml_collections import config_flags
 
+from unet_jax import signals
 from unet_jax.errors import InputError
 from unet_jax.workdir import load_config
 
@@ -48,6 +49,12 @@ def parse(argv: list[str]) -> list[str]:
 
 
 def main(_: list[str]) -> None:
+    with signals.raised():
+        dispatch()
+
+
+def dispatch() -> None:
+    """The mode that the flags name."""
     absl_logging.set_verbosity(absl_logging.WARNING)  # orbax reports every file it touches
     # jax starts once the flags are good; a mode is loaded by itself, as scipy.stats and matplotlib take a second
     from unet_jax.modes import start
@@ -78,6 +85,9 @@ def explain(run, argument) -> object:
     """`run(argument)`, with a message and exit status 2 instead of a traceback for what the user can mend."""
     try:
         return run(argument)
+    except signals.Interrupted as told:
+        print(told)
+        sys.exit(0)
     except KeyboardInterrupt:
         print('interrupted', file=sys.stderr)
         sys.exit(130)
