@@ -49,20 +49,23 @@ def parse(argv: list[str]) -> list[str]:
 
 
 def main(_: list[str]) -> None:
-    with signals.raised():
-        dispatch()
-
-
-def dispatch() -> None:
-    """The mode that the flags name."""
     absl_logging.set_verbosity(absl_logging.WARNING)  # orbax reports every file it touches
     # jax starts once the flags are good; a mode is loaded by itself, as scipy.stats and matplotlib take a second
     from unet_jax.modes import start
+    from unet_jax.training import sharding
     config, folder = FLAGS.config, Path(FLAGS.workdir)
-    start.start(config, folder, distributed=FLAGS.distributed)
+    with signals.raised():
+        start.start(config, folder, distributed=FLAGS.distributed)
+        with sharding.among_peers():
+            run_mode(config, folder)
+
+
+def run_mode(config, folder: Path) -> None:
+    """Of several processes all come here; those modes that one can do alone are left to the first."""
+    from unet_jax.training import sharding
     if FLAGS.mode == 'annotate':
         from unet_jax.modes import annotate
-        annotate.annotate(config, folder)
+        sharding.by_the_first(lambda: annotate.annotate(config, folder), 'annotate')
     elif FLAGS.mode == 'train':
         from unet_jax.modes import train
         train.train(config, folder, allow=tuple(FLAGS.allow_changes))
@@ -74,7 +77,7 @@ def dispatch() -> None:
         plan.plan(config, memory=FLAGS.memory)
     elif FLAGS.mode == 'compare':
         from unet_jax.modes import compare
-        compare.compare(folder, FLAGS.other, subset=FLAGS.subset)
+        sharding.by_the_first(lambda: compare.compare(folder, FLAGS.other, subset=FLAGS.subset), 'compare')
     else:
         from unet_jax.modes import predict
         predict.predict(config, folder, source=FLAGS.input, output=FLAGS.output, which=FLAGS.checkpoint,

@@ -71,6 +71,8 @@ def save(folder: Path, state: State, *, score: float | None, notes: dict, keep: 
             write_seal(folder, step, files=checksums(target), score=score, notes=notes)
             _delete_old(folder, keep, step)
     except (OSError, ValueError) as error:  # tensorstore says ValueError where the disk is full
+        if sharding.lost(error):
+            raise
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         free = shutil.disk_usage(folder).free / 1e6
         raise InputError(f'{target}: the checkpoint could not be written ({reason}); {free:.1f} MB are free there. '
@@ -197,4 +199,6 @@ def _load(folder: Path, step: int, abstract: dict[str, Any]) -> dict[str, Any]:
     try:
         return ocp.load_checkpointables(path, abstract)
     except (ValueError, KeyError, TypeError) as error:
+        if sharding.lost(error):
+            raise
         raise InputError(f'{path}: does not fit the network of this config ({error})') from error
