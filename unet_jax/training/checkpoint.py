@@ -55,8 +55,8 @@ def save(folder: Path, state: State, *, score: float | None, notes: dict, keep: 
     """Writes and seals the state as `folder/step`, then deletes all but the `keep` newest and the best by `score`.
 
     `notes` is JSON that comes back with the seal. Called by every process together; process 0 seals and deletes. A
-    step that is there unsealed or damaged is moved aside, not deleted. Raises InputError where the disk is full or
-    cannot be written, which leaves the older steps as they are.
+    step that is there unsealed or damaged is moved aside until the new one is sealed. Raises InputError where the
+    disk is full or cannot be written, which leaves the older steps as they are.
     """
     folder, step = Path(folder).absolute(), int(state.step)
     target = folder / str(step)
@@ -164,7 +164,8 @@ def choose(folder: Path, which: str) -> int:
 
 
 def _delete_old(folder: Path, keep: int, newest: int) -> None:
-    """All up to step `newest` but the `keep` last of them and the best. Newer ones were damaged and passed over."""
+    """All up to step `newest` but the `keep` last of them and the best, and what was moved aside for one of them.
+    Newer ones were damaged and passed over."""
     older = [step for step in steps(folder) if step <= newest]
     kept = {*older[-max(keep, 1):], best(folder)}
     for step in older:
@@ -172,6 +173,9 @@ def _delete_old(folder: Path, keep: int, newest: int) -> None:
             doomed = folder / f'.{step}.deleted'  # renamed first: killed in between, it is no half checkpoint
             (folder / str(step)).rename(doomed)
             shutil.rmtree(doomed)
+    for aside in folder.glob('*.replaced-*'):  # the run has come past it again
+        if int(aside.name.partition('.')[0]) <= newest:
+            shutil.rmtree(aside)
 
 
 def restore(folder: Path, step: int, like: State, where: State | Sharding) -> State:
