@@ -8,6 +8,7 @@ from absl import app, flags
 from absl import logging as absl_logging
 from ml_collections import config_flags
 
+from unet_jax import signals
 from unet_jax.errors import InputError
 from unet_jax.workdir import load_config
 
@@ -51,11 +52,20 @@ def main(_: list[str]) -> None:
     absl_logging.set_verbosity(absl_logging.WARNING)  # orbax reports every file it touches
     # jax starts once the flags are good; a mode is loaded by itself, as scipy.stats and matplotlib take a second
     from unet_jax.modes import start
+    from unet_jax.training import sharding
     config, folder = FLAGS.config, Path(FLAGS.workdir)
-    start.start(config, folder, distributed=FLAGS.distributed)
+    with signals.raised():
+        start.start(config, folder, distributed=FLAGS.distributed)
+        with sharding.among_peers():
+            run_mode(config, folder)
+
+
+def run_mode(config, folder: Path) -> None:
+    """Of several processes all come here; those modes that one can do alone are left to the first."""
+    from unet_jax.training import sharding
     if FLAGS.mode == 'annotate':
         from unet_jax.modes import annotate
-        annotate.annotate(config, folder)
+        sharding.by_the_first(lambda: annotate.annotate(config, folder), 'annotate')
     elif FLAGS.mode == 'train':
         from unet_jax.modes import train
         train.train(config, folder, allow=tuple(FLAGS.allow_changes))
@@ -67,7 +77,7 @@ def main(_: list[str]) -> None:
         plan.plan(config, memory=FLAGS.memory)
     elif FLAGS.mode == 'compare':
         from unet_jax.modes import compare
-        compare.compare(folder, FLAGS.other, subset=FLAGS.subset)
+        sharding.by_the_first(lambda: compare.compare(folder, FLAGS.other, subset=FLAGS.subset), 'compare')
     else:
         from unet_jax.modes import predict
         predict.predict(config, folder, source=FLAGS.input, output=FLAGS.output, which=FLAGS.checkpoint,
@@ -78,6 +88,9 @@ def explain(run, argument) -> object:
     """`run(argument)`, with a message and exit status 2 instead of a traceback for what the user can mend."""
     try:
         return run(argument)
+    except signals.Interrupted as told:
+        print(told)
+        sys.exit(0)
     except KeyboardInterrupt:
         print('interrupted', file=sys.stderr)
         sys.exit(130)

@@ -1,4 +1,5 @@
 """The cache is never stale, never half-written, and two writers do no harm."""
+import errno
 import json
 import os
 import threading
@@ -107,6 +108,29 @@ def test_a_missing_image_and_a_full_disk_are_named(rows, settings, tmp_path, mon
     (tmp_path / '0.png').unlink()
     with pytest.raises(InputError, match='0.png: no such file'):
         cache.open_samples(rows, settings, tmp_path / 'cache')
+
+
+def test_the_room_of_an_array_is_taken_before_it_is_written(tmp_path, monkeypatch):
+    array = cache.create_array(tmp_path / 'a.npy', np.uint8, (3, 100_000))
+    assert array.shape == (3, 100_000) and (tmp_path / 'a.npy').stat().st_blocks * 512 >= 300_000
+
+    def full(*_):
+        raise OSError(errno.ENOSPC, 'No space left on device')
+
+    monkeypatch.setattr(cache.os, 'posix_fallocate', full)
+    with pytest.raises(InputError, match=rf'{tmp_path} needs 300,000 bytes for b.npy.*config.data.cache.*No space'):
+        cache.create_array(tmp_path / 'b.npy', np.uint8, (3, 100_000))
+
+
+def test_an_image_that_hangs_is_named(rows, settings, tmp_path, monkeypatch):
+    released, read = threading.Event(), decode.decode
+    monkeypatch.setattr(decode, 'decode', lambda row, s: released.wait() if row.path == '1.png' else read(row, s))
+    monkeypatch.setattr(cache.threads.in_order, '__kwdefaults__', cache.threads.in_order.__kwdefaults__ | {
+        'timeout': 0.2})
+    with pytest.raises(InputError, match='1.png: the decoded image is not there after 0.2 s.*hangs'):
+        cache.open_samples(rows, settings, tmp_path / 'cache')
+    released.set()
+    assert folders(tmp_path / 'cache') == []
 
 
 def test_the_sizes_file_records_what_lies_there(rows, settings, tmp_path):

@@ -170,13 +170,17 @@ def test_a_full_disk_leaves_the_last_checkpoint_and_says_so(tmp_path):
         subprocess.run(['umount', small], check=True)
 
 
-def test_a_step_without_a_seal_was_cut_off_and_is_not_used(tmp_path):
+def test_a_step_without_a_seal_was_cut_off_and_is_moved_aside_until_there_is_a_new_one(tmp_path, monkeypatch):
     save(tmp_path, 1), save(tmp_path, 2)
     (tmp_path / '2' / checkpoint.SEAL).unlink()
     assert checkpoint.newest_intact(tmp_path) == 1
+    with monkeypatch.context() as patch, pytest.raises(InputError, match='could not be written'):
+        patch.setattr(checkpoint, 'write_seal', lambda *_, **__: (_ for _ in ()).throw(OSError('full')))
+        save(tmp_path, 2)
+    assert checkpoint.newest_intact(tmp_path) == 1 and list(tmp_path.glob('2.replaced-*'))
     save(tmp_path, 2)
     assert checkpoint.newest_intact(tmp_path) == 2
-    assert [p.name for p in tmp_path.iterdir() if 'replaced' in p.name]  # moved aside, not deleted
+    assert sorted(p.name for p in tmp_path.iterdir()) == ['1', '2']
 
 
 def test_only_the_averaged_parameters_are_read_for_prediction(tmp_path):

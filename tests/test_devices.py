@@ -1,6 +1,12 @@
 """The same run on any number of devices, with whole or sharded state: same samples, same images, same losses."""
 import json
+import os
+import shutil
 import signal
+import socket
+import subprocess
+import sys
+from pathlib import Path
 
 import jax
 import numpy as np
@@ -16,6 +22,7 @@ from unet_jax.training import checkpoint, loop, sharding
 from unet_jax.training import step as steps
 from unet_jax.training.journal import Journal
 
+ROOT = Path(__file__).resolve().parents[1]
 STEPS, BATCH = 20, 8
 CASES = {'1': (1, 1), '2': (2, 1), '4': (4, 1), '8': (8, 1), '8 sharded by 4': (8, 4)}  # (devices, fsdp)
 
@@ -30,7 +37,7 @@ def tiny(fsdp=1):
         config.optimizer.update({'warmup': 2, 'learning_rate': 1e-2})
         config.augment.update({'elastic': 1.0, 'intensity_probability': 0.5})
         config.train.update({'steps': STEPS, 'batch_size': BATCH, 'log_every': 1, 'evaluate_every': STEPS,
-                             'checkpoint_every': STEPS, 'fsdp': fsdp})
+                             'checkpoint_every': STEPS // 2, 'fsdp': fsdp})
         config.evaluation.batch_size = BATCH
     return config.lock()
 
@@ -48,19 +55,24 @@ def made_up(count, seed=0):
 SAMPLES = {'train': made_up(11), 'valid': made_up(6, 1)}
 
 
-@pytest.fixture(scope='module', autouse=True)
-def compiled_once():
-    create_programs, known = loop.create_programs, {}
+def compiled_once(create_programs):
+    """`create_programs` that gives those of an earlier call with the same config and devices."""
+    known = {}
 
-    def once(experiment, *, devices, **options):
-        key = experiment.config.to_json(), len(devices)
+    def once(experiment, *, devices=None, **options):
+        key = experiment.config.to_json(), len(devices or ())
         if key not in known:
             known[key] = create_programs(experiment, devices=devices, **options)
         return known[key]
 
-    loop.create_programs = once
-    yield
-    loop.create_programs = create_programs
+    return once
+
+
+@pytest.fixture(scope='module', autouse=True)
+def without_second_compilations():
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(loop, 'create_programs', compiled_once(loop.create_programs))
+        yield
 
 
 def train(folder, case) -> bool:
@@ -83,6 +95,93 @@ def one(tmp_path_factory):
     return curve(folder)
 
 
+@pytest.fixture(scope='module')
+def pair(tmp_path_factory):
+    """The folder in which two processes of peer.py have worked, and what process 0 left with.
+
+    In sharded/ they went on from the checkpoint that one process made after ten steps.
+    """
+    folder = tmp_path_factory.mktemp('pair')
+    for name in ('whole', 'sharded', 'killed'):
+        (folder / name).mkdir()
+    with pytest.MonkeyPatch.context() as patch:
+        stop_at(patch, 10)
+        assert not train(folder / 'sharded', '1')
+    with socket.socket() as free:
+        free.bind(('127.0.0.1', 0))
+        port = free.getsockname()[1]
+    common = os.environ | {'JAX_COORDINATOR_ADDRESS': f'127.0.0.1:{port}', 'JAX_NUM_PROCESSES': '2',
+                           'XLA_FLAGS': '--xla_backend_optimization_level=0', 'PYTHONPATH': str(ROOT)}
+    logs = [open(folder / f'{k}.log', 'w') for k in range(2)]  # noqa: SIM115  (the processes write to them)
+    started = [subprocess.Popen([sys.executable, ROOT / 'tests/peer.py', folder], stdout=log, stderr=log,
+                                env=common | {'JAX_PROCESS_ID': str(k)}) for k, log in enumerate(logs)]
+    try:
+        statuses = [process.wait(timeout=240) for process in started]
+    finally:
+        for process in started:
+            process.kill()
+    assert (folder / 'lost.txt').exists(), [(folder / f'{k}.log').read_text()[-3000:] for k in range(2)]
+    return folder, statuses
+
+
+def stop_at(patch, step):
+    """SIGTERM at the `step`th step from now."""
+    record, calls = Journal.record, []
+
+    def stopping(self, *args):
+        calls.append(0)
+        if len(calls) == step:
+            signal.raise_signal(signal.SIGTERM)
+        return record(self, *args)
+
+    patch.setattr(Journal, 'record', stopping)
+
+
+def test_two_processes_train_as_one(one, pair):
+    assert curve(pair[0] / 'whole') == pytest.approx(one, rel=1e-5)
+
+
+def test_two_processes_share_a_state_and_go_on_from_the_checkpoint_of_one(one, pair):
+    assert checkpoint.steps(pair[0] / 'sharded/checkpoints') == [10, STEPS]
+    assert curve(pair[0] / 'sharded') == pytest.approx(one, rel=1e-5)
+
+
+def test_one_process_goes_on_from_the_checkpoint_of_two_that_shared_the_state(one, pair, tmp_path):
+    """And has all of it: a run that goes on writes the losses of the last steps anew."""
+    shutil.copytree(pair[0] / 'whole', tmp_path / 'w')
+    shutil.rmtree(tmp_path / f'w/checkpoints/{STEPS}')
+    assert train(tmp_path / 'w', '1')
+    assert curve(tmp_path / 'w') == pytest.approx(one, rel=1e-5)
+    programs = loop.create_programs(create(tiny(1)), devices=jax.devices()[:1])
+    found, expected = (checkpoint.restore(folder / 'checkpoints', STEPS, programs.abstract, programs.shardings)
+                       for folder in (pair[0] / 'sharded', tmp_path / 'w'))
+    for a, b in zip(jax.tree.leaves(found.params), jax.tree.leaves(expected.params), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-4)
+
+
+def test_augmented_batches_are_the_same_bit_for_bit_in_two_processes(pair):
+    """As sets: each process holds its own stride of the samples."""
+    prepare = jax.jit(lambda batch: steps.prepare(batch, tiny(), jax.random.key(3)))
+    with np.load(pair[0] / 'augmented.npz') as found:
+        for step in range(3):
+            batch = stream.batch(SAMPLES['train'], seed=0, step=step, batch_size=BATCH)
+            strided = np.concatenate([np.arange(BATCH)[p::2] for p in range(2)])
+            for k, expected in enumerate(prepare(batch)):
+                assert np.array_equal(found[f'arr_{2 * step + k}'], np.asarray(expected)[strided])
+
+
+def test_two_processes_gather_agree_and_leave_work_to_the_first(pair):
+    told = json.loads((pair[0] / 'told.json').read_text())
+    assert told == {'devices': 2, 'gathered': [{'process': 0}, {'process': 1}, {'process': 1}],
+                    'agreed': [False, False, True, False], 'alone': [1, 0]}  # the answer is that of the call before
+
+
+def test_a_process_whose_peer_is_killed_ends_and_says_so(pair):
+    assert pair[1] == [2, -signal.SIGKILL]
+    said = (pair[0] / 'lost.txt').read_text()
+    assert 'another process of this run ended' in said and 'Start the same command again' in said
+
+
 @pytest.mark.parametrize('case', [name for name in CASES if name != '1'])
 def test_losses_and_validation_do_not_depend_on_the_devices(case, one, tmp_path):
     assert one[0] / one[STEPS - 1] > 1.15  # something is learnt
@@ -94,15 +193,7 @@ def test_a_checkpoint_of_any_number_of_devices_goes_on_on_any_other(one, tmp_pat
     stations = ['8 sharded by 4', '1', '8', '2', '8 sharded by 4', '4']
     for case in stations[:-1]:
         with monkeypatch.context() as patch:
-            record, calls = Journal.record, []
-
-            def stop_at_third(self, *args, record=record, calls=calls):
-                calls.append(0)
-                if len(calls) == 3:
-                    signal.raise_signal(signal.SIGTERM)
-                return record(self, *args)
-
-            patch.setattr(Journal, 'record', stop_at_third)
+            stop_at(patch, 3)
             assert not train(tmp_path, case)
     assert checkpoint.steps(tmp_path / 'checkpoints')[-1] == 3 * (len(stations) - 1)
     assert train(tmp_path, stations[-1])

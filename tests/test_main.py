@@ -114,20 +114,21 @@ def test_prediction_writes_the_masks_that_evaluation_saw(trained, tmp_path):
     assert len(list((tmp_path / 'overlays').rglob('*.png'))) == 8
 
 
-def test_interrupting_saves_and_says_how_to_go_on(tmp_path, trained):
-    """And going on gives the metric lines of a run that was never interrupted."""
+def test_sigterm_saves_and_says_how_to_go_on(tmp_path, trained):
+    """And going on gives the metric lines of a run that was never interrupted, nor took two steps a dispatch."""
     cache, log = trained[1], tmp_path / 'log'
-    arguments = ['--config=configs/phantom.py', f'--workdir={tmp_path}/w', *SMALL]
+    arguments = ['--config=configs/phantom.py', f'--workdir={tmp_path}/w', *SMALL,
+                 '--config.train.steps_per_dispatch=2']
     with open(log, 'w') as file:
         process = subprocess.Popen(command(*arguments), stdout=file, stderr=file, cwd=ROOT, env=environment(cache))
         metrics, deadline = tmp_path / 'w/metrics.jsonl', time.time() + 120
         while not (metrics.exists() and metrics.read_text()) and time.time() < deadline:
             time.sleep(0.02)
-        process.send_signal(signal.SIGINT)
+        process.send_signal(signal.SIGTERM)
         assert process.wait(timeout=120) == 0, log.read_text()
     steps = [int(p.name) for p in (tmp_path / 'w/checkpoints').iterdir()]
-    if max(steps) < 12:  # else it was done before the signal came
-        assert f'python main.py --mode=train --workdir={tmp_path}/w' in log.read_text()
+    if max(steps) < 12:  # else the last step was done before the signal came
+        assert f'python main.py --mode=train --workdir={tmp_path}/w' in log.read_text() and not max(steps) % 2
     done = run('--mode=train', f'--workdir={tmp_path}/w', cache=cache)
     assert done.returncode == 0, done.stderr
     assert metrics.read_text() == (trained[0] / 'metrics.jsonl').read_text()

@@ -61,3 +61,14 @@ def test_the_gradient_is_clipped_to_its_global_norm():
 def test_unknown_names_are_refused_with_the_choices(fields, message):
     with pytest.raises(InputError, match=message):
         optimizer.create(options(**fields), 10)
+
+
+@pytest.mark.parametrize('fields', [{}, {'clip': 0.0}, {'accumulate': 2}, {'name': 'sgd', 'arguments': ()},
+                                    {'name': 'adafactor', 'arguments': ()}], ids=str)
+def test_the_optimisers_own_count_of_updates_is_found(fields):
+    transform, params = optimizer.create(options(**fields), 100), {'w': jnp.ones(2)}
+    state = transform.init(params)
+    for _ in range(4):
+        state = transform.update(params, state, params)[1]
+    assert int(optimizer.updates(state)) == 4 // fields.get('accumulate', 1)
+    assert optimizer.updates(optax.identity().init(params)) is None

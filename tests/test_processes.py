@@ -1,7 +1,7 @@
 """Several real processes: joined by jax.distributed they train as one; killed ones leave nothing and lose nothing."""
 import json
 import os
-import shutil
+import random
 import signal
 import socket
 import subprocess
@@ -16,6 +16,7 @@ import pytest
 
 from unet_jax import experiment
 from unet_jax import workdir as files
+from unet_jax.modes.evaluate import evaluate
 from unet_jax.training import checkpoint, loop
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -96,12 +97,17 @@ def state(workdir: Path) -> list:
     return jax.tree.leaves(restored)
 
 
-def test_a_trainer_killed_in_training_and_in_writing_a_checkpoint_ends_with_the_same_bits(alone):
+def test_a_trainer_killed_at_a_random_moment_and_in_writing_a_checkpoint_ends_with_the_same_bits(alone):
     straight, folder = alone
     shared = set(Path('/dev/shm').rglob('*')) if Path('/dev/shm').exists() else set()
-    for moment in ('checkpoints/3/seal.json', 'checkpoints/*orbax-checkpoint-tmp*'):
+    process, seconds = start(folder / 'killed'), random.uniform(0, 1)
+    wait_for((folder / 'killed/metrics.jsonl').exists, [process], folder)
+    time.sleep(seconds)
+    kill(process)
+    print(f'killed {seconds} s after the journal was opened')
+    if not (folder / f'killed/checkpoints/{STEPS}').exists():
         process = start(folder / 'killed')
-        wait_for(lambda moment=moment: list((folder / 'killed').glob(moment)), [process], folder)
+        wait_for(lambda: list((folder / 'killed').glob('checkpoints/*orbax-checkpoint-tmp*')), [process], folder)
         kill(process)
     train_to_the_end(folder / 'killed')
     assert not {path for path in shared ^ set(Path('/dev/shm').rglob('*')) if path.exists()} - shared
@@ -109,30 +115,27 @@ def test_a_trainer_killed_in_training_and_in_writing_a_checkpoint_ends_with_the_
     assert all(np.array_equal(a, b) for a, b in zip(state(folder / 'killed'), state(straight), strict=True))
 
 
-def test_two_processes_train_as_one_and_one_goes_on_from_their_checkpoint(alone):
+def test_two_processes_are_stopped_by_a_signal_to_one_go_on_and_evaluate_as_one(alone):
+    """The second start finds the end of the first, at whichever step that was."""
     straight, folder = alone
     port = free_port()
     pair = [start(folder / 'pair', number=k, port=port) for k in range(2)]
     wait_for((folder / 'pair/checkpoints/3/seal.json').exists, pair, folder)
     pair[1].send_signal(signal.SIGTERM)  # to one: both save the same step and end
-    said = finish(pair, folder)
-    reached = checkpoint.newest_intact(folder / 'pair/checkpoints')
-    assert said.count('To go on: python main.py') == (reached < STEPS)  # process 0 says it
-    train_to_the_end(folder / 'pair')
+    said, port = finish(pair, folder), free_port()
+    if not (folder / 'pair/evaluation').exists():  # else they were done, or scoring, before the signal came
+        assert said.count('To go on: python main.py') == 1  # process 0 says it
+    finish([start(folder / 'pair', number=k, port=port) for k in range(2)], folder)
     found, expected = lines(folder / 'pair'), lines(straight)
     assert [(x['step'], x['split']) for x in found] == [(x['step'], x['split']) for x in expected]
     for name in ('loss', 'dice/tumour'):
         values = [[x[name] for x in lines if name in x] for lines in (found, expected)]
         assert values[0] == pytest.approx(values[1], rel=1e-5)
-
-
-def test_two_processes_evaluate_as_one(alone):
-    folder = alone[1]
-    workdir, port = folder / 'scored', free_port()
-    shutil.copytree(alone[0], workdir)
-    finish([start(workdir, '--mode=evaluate', number=k, port=port) for k in range(2)], folder)
-    pair = pd.read_csv(workdir / 'evaluation/test/cases.csv')
-    finish([start(workdir, '--mode=evaluate')], folder)
-    one = pd.read_csv(workdir / 'evaluation/test/cases.csv')
-    assert len(pair) == 3 and set(pair.case) == set(one.case)
-    pd.testing.assert_frame_equal(pair, one, check_exact=False, rtol=1e-6)
+    cases = pd.read_csv(folder / 'pair/evaluation/test/cases.csv')
+    config = files.load_config(folder / 'pair')
+    with config.unlocked():
+        config.evaluation.batch_size = 8  # of the eight devices here
+    evaluate(config, folder / 'pair', subset='test', which='best')
+    one = pd.read_csv(folder / 'pair/evaluation/test/cases.csv')
+    assert len(cases) == 3
+    pd.testing.assert_frame_equal(cases, one, check_exact=False, rtol=1e-6)

@@ -139,8 +139,7 @@ def test_a_run_that_is_killed_again_and_again_ends_with_the_same_bits(tmp_path, 
     assert train(tmp_path)
     assert same(tmp_path, straight)
     assert checkpoint.steps(tmp_path / 'checkpoints') == checkpoint.steps(straight / 'checkpoints')
-    left = [p.name for p in (tmp_path / 'checkpoints').iterdir() if not p.name.isdigit()]
-    assert all('replaced' in name for name in left)
+    assert all(p.name.isdigit() for p in (tmp_path / 'checkpoints').iterdir())
 
 
 @pytest.mark.parametrize('kind, step', [('SIGTERM', 1), ('SIGINT', 6), ('SIGTERM', 7), ('SIGINT', 14)])
@@ -186,7 +185,7 @@ def test_a_run_falls_back_from_a_damaged_checkpoint_to_the_same_bits(tmp_path, s
     content[len(content) // 2] ^= 4
     data.write_bytes(content)
     assert train(tmp_path)
-    assert 'falling back' in caplog.text and list(newest.parent.glob(f'{STEPS}.replaced*'))
+    assert 'falling back' in caplog.text and checkpoint.newest_intact(newest.parent) == STEPS
     assert same(tmp_path, straight)
 
 
@@ -256,13 +255,28 @@ def test_hung_input_ends_the_run_with_a_reason_and_what_was_reached_saved(tmp_pa
     hung = good._replace(image=Reading(good.image, order[4 * step + 3], released.wait))
     hung_at = next(k // 4 for k, i in enumerate(order) if i == order[4 * step + 3])
     before = threading.active_count()
-    with pytest.raises(InputError, match=rf'batch of step {hung_at + 1} is not there after 1 s .*hangs'):
+    with pytest.raises(InputError, match=rf'batch of step {hung_at + 1} is not there after 1 s: .*hangs'):
         train(tmp_path, samples={**SAMPLES, 'train': hung}, input_timeout=1.0)
     released.set()
     assert checkpoint.newest_intact(tmp_path / 'checkpoints') == (hung_at or None)
     assert train(tmp_path) and same(tmp_path, straight)
     time.sleep(0.5)
     assert threading.active_count() <= before  # no reader is left
+
+
+def test_a_signal_while_input_is_waited_for_saves_at_once_and_the_run_goes_on_to_the_same_bits(tmp_path, straight):
+    good, released = SAMPLES['train'], threading.Event()
+    order = [i for step in range(STEPS)
+             for i in stream.batch(good, seed=0, step=step, batch_size=4)['index'].tolist()]
+    last = max(range(10), key=order.index)  # the sample that comes in last, so that steps come before it
+    hung_at = order.index(last) // 4
+    with pytest.MonkeyPatch.context() as patch:
+        at(patch, Journal, 'waiting', hung_at + 1, threading.Timer(0.3, signal.raise_signal, [signal.SIGTERM]).start)
+        hung = good._replace(image=Reading(good.image, last, released.wait))
+        assert not train(tmp_path, samples={**SAMPLES, 'train': hung}, input_timeout=100.0)
+    released.set()
+    assert checkpoint.newest_intact(tmp_path / 'checkpoints') == hung_at > 0
+    assert train(tmp_path) and same(tmp_path, straight)
 
 
 def test_a_sample_that_cannot_be_read_ends_the_run_with_its_own_reason(tmp_path):

@@ -72,12 +72,13 @@ def test_a_sample_is_augmented_alike_wherever_it_lies_in_the_batch():
 
 
 def test_a_non_finite_batch_changes_nothing_but_the_step():
-    step, state, mesh = build(tiny())
+    step, state, mesh = build(tiny(optimizer={'warmup': 10}))
     broken = disks() | {'image': np.full((8, 16, 16, 1), np.nan, np.float16)}
     after, metrics = step(state, sharding.put(broken, mesh))
     assert metrics['finite'] == 0 and int(after.step) == 1
     for before, now in zip(*(jax.tree.leaves((s.params, s.ema_params, s.opt_state)) for s in (state, after))):
         assert np.array_equal(before, now)
+    assert step(after, sharding.put(broken, mesh))[1]['learning_rate'] == 0  # the warm-up waits for updates too
 
 
 def test_a_gradient_that_is_not_finite_is_caught_where_the_loss_is(monkeypatch):

@@ -1,8 +1,11 @@
 """The batch of a step is a pure function of samples, seed, step and batch size."""
+import threading
+
 import numpy as np
 import pandas as pd
 import pytest
 
+from unet_jax.errors import InputError
 from unet_jax.pipeline import stream
 from unet_jax.pipeline.cache import Samples
 
@@ -60,6 +63,32 @@ def test_once_gives_every_sample_and_pads_the_last_batch(samples):
     assert [b['valid'].tolist() for b in batches] == [[1] * 4, [1] * 4, [1, 1, 0, 0]]
     seen = np.concatenate([b['index'][b['valid'] > 0] for b in batches])
     assert seen.tolist() == list(range(10))
+
+
+@pytest.mark.parametrize('processes', [2, 4])
+def test_the_processes_together_look_once_at_every_sample_in_pieces_of_each_batch(samples, processes):
+    whole = list(stream.once(samples, batch_size=8))
+    shares = [list(stream.once(samples, batch_size=8, process=p, processes=processes)) for p in range(processes)]
+    for number, batch in enumerate(whole):
+        found = {name: np.concatenate([share[number][name] for share in shares]) for name in batch}
+        seen = found['valid'] > 0
+        assert np.array_equal(found['valid'], batch['valid'])
+        assert all(np.array_equal(found[name][seen], batch[name][seen]) for name in batch)
+    assert {len(share) for share in shares} == {len(whole)}
+
+
+def test_a_sample_that_is_not_to_be_had_ends_the_looking_with_a_reason(samples):
+    released = threading.Event()
+
+    class Hung(Samples):
+        def take(self, index):
+            return released.wait() if 4 in index else super().take(index)
+
+    batches = stream.once(Hung(*samples), batch_size=4, timeout=0.2)
+    assert next(batches)['index'].tolist() == [0, 1, 2, 3]
+    with pytest.raises(InputError, match='batch 2 of those .* not there after 0.2 s.*hangs'):
+        next(batches)
+    released.set()
 
 
 def test_thinning_drops_a_share_of_the_empty_samples_only(samples):

@@ -3,9 +3,11 @@ import json
 import logging
 import os
 import platform
+import shlex
 import subprocess
 import sys
 from collections.abc import Callable
+from functools import cache
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -13,6 +15,7 @@ from typing import Any
 import jax
 from ml_collections import ConfigDict
 
+from configs import default
 from unet_jax.errors import InputError
 
 log = logging.getLogger('unet_jax')
@@ -49,19 +52,45 @@ def save_config(workdir: Path, config: ConfigDict) -> None:
 
 
 def load_config(workdir: Path) -> ConfigDict:
-    """The config that a run was started with. Raises InputError where `workdir` holds none."""
+    """The config that a run was started with; fields that came later have their defaults, and are named.
+
+    Raises InputError where `workdir` holds none.
+    """
     path = Path(workdir) / 'config.json'
     try:
         values = json.loads(path.read_text(encoding='utf-8'))
     except FileNotFoundError as error:
         raise InputError(f'{path}: no such file, so {workdir} is no work directory; train first: '
                          f'python main.py --config=configs/phantom.py --workdir={workdir}') from error
-    except ValueError as error:
-        raise InputError(f'{path}: is not JSON ({error})') from error
+    except (OSError, ValueError) as error:
+        raise InputError(f'{path}: cannot be read as JSON ({error})') from error
+    if not isinstance(values, dict):
+        raise InputError(f'{path}: holds no JSON object, so it is no config')
     config = ConfigDict(tuples(values))
+    later = fill(config, default.get_config())
+    if later:
+        tell_once(f'{path} was written by an older version. What it lacks is taken from configs/default.py: '
+                  + ', '.join(f'{field} = {value!r}' for field, value in later.items()))
     if config.data.format == 'phantom' and config.data.root:
         config.data.root = os.path.abspath(Path(workdir) / config.data.root)
     return config.lock()
+
+
+def fill(config: ConfigDict, defaults: ConfigDict, prefix: str = '') -> dict[str, Any]:
+    """Adds to `config` what only `defaults` has; {field: value} of it."""
+    added = {}
+    for name, value in defaults.items():
+        if name not in config:
+            config[name] = value
+            added |= {f'{prefix}{name}': value.to_dict() if isinstance(value, ConfigDict) else value}
+        elif isinstance(value, ConfigDict) and isinstance(config[name], ConfigDict):
+            added |= fill(config[name], value, f'{prefix}{name}.')
+    return added
+
+
+@cache
+def tell_once(text: str) -> None:
+    log.warning(text)
 
 
 def differences(old: ConfigDict, new: ConfigDict) -> dict[str, tuple[Any, Any]]:
@@ -85,7 +114,7 @@ def environment() -> dict[str, Any]:
     versions = {name: metadata.version(name) for name in PACKAGES}
     return {'python': platform.python_version(), 'platform': platform.platform(), **versions, 'commit': commit,
             'devices': [str(d.device_kind) for d in jax.devices()], 'processes': jax.process_count(),
-            'cpu_cores': os.cpu_count(), 'command': ' '.join(sys.argv)}
+            'cpu_cores': os.cpu_count(), 'command': shlex.join(sys.argv)}
 
 
 def read_lines(path: Path) -> list[dict]:

@@ -17,9 +17,12 @@ from unet_jax.modes.annotate import annotate
 from unet_jax.pipeline import stream
 from unet_jax.training import loop, sharding, together
 
-SAFE = ('train.log_every', 'train.evaluate_every', 'train.checkpoint_every', 'train.keep', 'train.input_timeout',
-        'train.fsdp', 'train.spatial', 'train.resident', 'train.skip_nonfinite', 'data.cache', 'data.root',
-        'evaluation.')
+# fields that change no step, and not by what validation chooses the best one: threshold and flips are none of them
+SAFE = ('data.cache', 'data.root', 'train.checkpoint_every', 'train.evaluate_every', 'train.fsdp',
+        'train.input_timeout', 'train.keep', 'train.log_every', 'train.resident', 'train.skip_nonfinite',
+        'train.spatial', 'evaluation.batch_size', 'evaluation.convention', 'evaluation.lesions',
+        'evaluation.modality_subsets', 'evaluation.overlap', 'evaluation.pictures', 'evaluation.postprocess',
+        'evaluation.tolerance', 'evaluation.uncertainty')
 
 
 def train(config: ConfigDict, folder: Path, *, allow: tuple[str, ...] = ()) -> None:
@@ -28,6 +31,7 @@ def train(config: ConfigDict, folder: Path, *, allow: tuple[str, ...] = ()) -> N
     A run goes on only with the config it was started with, but for fields that change no step and those in `allow`.
     """
     resumed = (folder / 'config.json').exists()
+    check_whole(folder)
     with sharding.first_process_first('annotations'):
         frame = read_or_annotate(config, folder, resumed=resumed)
     config = settle(config, frame)
@@ -47,13 +51,26 @@ def train(config: ConfigDict, folder: Path, *, allow: tuple[str, ...] = ()) -> N
         evaluate(member.experiment.config, member.folder, subset=subset, which='best')
 
 
+def check_whole(folder: Path) -> None:
+    """Raises InputError where there are checkpoints without the files by which alone they could be gone on from."""
+    missing = [name for name in ('config.json', 'annotations.parquet') if not (folder / name).exists()]
+    if missing and any(next(folder.glob(f'{part}checkpoints/*/seal.json'), None) for part in ('', 'seed_*/')):
+        raise InputError(f'{folder} holds checkpoints, but not {" and ".join(missing)}, which say of what. Put back '
+                         'what is missing, or name another --workdir to start anew')
+
+
 def save_config(folder: Path, config: ConfigDict) -> None:
-    """config.json and environment.json, by process 0."""
+    """config.json; environment.json of the first start, a line in resumed.jsonl of every later one. By process 0."""
     with sharding.first_process_first('config'):
         if not jax.process_index():
             folder.mkdir(parents=True, exist_ok=True)
             files.save_config(folder, config)
-            files.write_text(folder / 'environment.json', json.dumps(files.environment(), indent=2) + '\n')
+            first, environment = folder / 'environment.json', files.environment()
+            if first.exists():
+                now = time.strftime('%Y-%m-%dT%H:%M:%S%z')
+                files.append_line(folder / 'resumed.jsonl', {'time': now, **environment})
+            else:
+                files.write_text(first, json.dumps(environment, indent=2) + '\n')
 
 
 def split_by_seed(config: ConfigDict, folder: Path, frame: pd.DataFrame) -> dict[Path, ConfigDict]:
@@ -147,8 +164,7 @@ def check_config(old: ConfigDict, new: ConfigDict, folder: Path, allow: tuple[st
     if unknown:
         raise InputError(f'--allow_changes={",".join(unknown)}: no such field; those that differ here: '
                          f'{", ".join(changed) or "none"}')
-    free = (*safe, *allow)
-    refused = {k: v for k, v in changed.items() if k not in free and not k.startswith('evaluation.')}
+    refused = {field: values for field, values in changed.items() if field not in (*safe, *allow)}
     if refused:
         lines = '\n'.join(f'  {field}: {was!r} there, {now!r} here' for field, (was, now) in refused.items())
         raise InputError(f'{folder} holds a run with another config:\n{lines}\nName another --workdir, leave out '

@@ -4,6 +4,7 @@ The folder's name is a digest of the rows, the settings and each file's size and
 annotation or setting is another folder. It is written under a temporary name and renamed when complete: a folder
 with the right name is whole, and two runs at once write one each, of which the first to finish is kept.
 """
+import errno
 import hashlib
 import json
 import logging
@@ -11,7 +12,7 @@ import os
 import shutil
 import uuid
 from collections.abc import Callable, Iterable
-from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from pathlib import Path
 from typing import NamedTuple
 
@@ -20,7 +21,7 @@ import pandas as pd
 
 from unet_jax.annotations import labels
 from unet_jax.errors import InputError
-from unet_jax.pipeline import decode
+from unet_jax.pipeline import decode, threads
 from unet_jax.progress import bar
 
 SKIPPED = 'skipped.json'  # {path: reason}, where on_error = 'skip' left rows out
@@ -122,13 +123,24 @@ def _whole(target: Path) -> bool:
 
 
 def create_array(path: Path, dtype, shape: tuple[int, ...]) -> np.ndarray:
-    """A new memory-mapped .npy file. Raises InputError where the disk has no room for it."""
+    """A new memory-mapped .npy file, its room on the disk taken now: where a page of a sparse file finds none when it
+    is written, the system kills the process (SIGBUS). Raises InputError where there is none."""
     need = int(np.prod(shape)) * np.dtype(dtype).itemsize
     free = shutil.disk_usage(path.parent).free
-    if need > 0.95 * free:
-        raise InputError(f'the cache {path.parent} needs {need / 1e9:.1f} GB, {free / 1e9:.1f} GB are free; '
-                         'choose another folder (config.data.cache) or a smaller config.data.size')
-    return np.lib.format.open_memmap(path, 'w+', dtype, shape)
+    reason = f'the cache {path.parent} needs {need:,} bytes for {path.name}, {free:,} are free; make room, or name ' \
+        'another folder (config.data.cache)'
+    if need > free:
+        raise InputError(reason)
+    array = np.lib.format.open_memmap(path, 'w+', dtype, shape)
+    if hasattr(os, 'posix_fallocate'):  # not on macOS
+        try:
+            with open(path, 'r+b') as file:
+                os.posix_fallocate(file.fileno(), 0, path.stat().st_size)
+        except OSError as error:
+            if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+                raise InputError(f'{reason} ({error.strerror})') from error
+            log.info('%s: its room on the disk cannot be taken beforehand (%s)', path.parent, error)
+    return array
 
 
 def fill(target: Path, write: Callable[[Path], None]) -> None:
@@ -157,16 +169,19 @@ def _write(rows: pd.DataFrame, settings: decode.Settings, target: Path, on_error
         label = create_array(folder / 'label.npy', labels.bits_dtype(len(settings.classes)),
                              (len(rows), *settings.size))
 
-        def store(k, row):  # in threads: Pillow decodes and scales without the interpreter's lock
+        listed = list(rows.itertuples())
+
+        def store(k: int) -> str | None:  # in threads: Pillow decodes and scales without the interpreter's lock
             try:
-                image[k], label[k] = decode.decode(row, settings)
+                image[k], label[k] = decode.decode(listed[k], settings)
             except InputError as error:
                 if on_error != 'skip':
                     raise
                 return str(error)
 
-        with ThreadPoolExecutor() as pool:
-            stored = pool.map(store, range(len(rows)), rows.itertuples())
+        stored = threads.in_order(store, range(len(rows)), threads=min(32, (os.cpu_count() or 1) + 4), ahead=64,
+                                  name=lambda k: f'{Path(settings.root) / listed[k].path}: the decoded image')
+        with closing(stored):
             reasons = list(bar(stored, total=len(rows), desc='decoding', unit='image'))
         skipped = {path: reason for path, reason in zip(rows.path, reasons) if reason}
         if skipped:  # the others move up

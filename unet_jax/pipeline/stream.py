@@ -3,16 +3,14 @@
 So nothing about the stream is ever saved: a resumed run asks for the batch of its next step, and any number of
 processes and threads gives the same global batches (each process its own share of every one).
 """
-import queue
-import threading
-from collections.abc import Iterator
-from itertools import count
+import sys
+from collections.abc import Callable, Iterator
 
 import grain
 import numpy as np
 import pandas as pd
 
-from unet_jax.errors import InputError
+from unet_jax.pipeline import threads as reading
 from unet_jax.pipeline.cache import Samples
 
 Batch = dict[str, np.ndarray]
@@ -54,64 +52,39 @@ def batch(samples: Samples, *, seed: int, step: int, batch_size: int) -> Batch:
     return dataset(samples, seed=seed, batch_size=batch_size)[step]
 
 
-def iterate(data: grain.MapDataset, *, start: int, threads: int = 2, ahead: int = 4, timeout: float = 600.0
-            ) -> Iterator[Batch]:
+def iterate(data: grain.MapDataset, *, start: int, threads: int = 2, ahead: int = 4, timeout: float = reading.PATIENCE,
+            stop: Callable[[], bool] = lambda: False) -> Iterator[Batch]:
     """The batches of steps start, start + 1, …; each thread reads up to `ahead` of them before they are asked for.
 
-    Threads rather than processes: nothing outlives a killed trainer. What a thread raises comes out here, in turn.
-    Raises InputError when a batch is not there `timeout` seconds after it was asked for. Not grain's own reader,
-    whose threads keep a program from ending while they hang.
+    Ends where one has to be waited for and `stop()`. Raises what reading raises, and InputError where a batch is not
+    there `timeout` seconds after it was asked for.
     """
-    stopped = threading.Event()
-    shelves = [queue.Queue(ahead) for _ in range(threads)]
-
-    def read(thread: int) -> None:
-        for step in count(start + thread, threads):
-            try:
-                found = data[step]
-            except Exception as error:  # any: it is raised where the batch is used
-                found = error
-            while not stopped.is_set():
-                try:
-                    shelves[thread].put(found, timeout=0.2)
-                    break
-                except queue.Full:
-                    continue
-            if stopped.is_set():
-                return
-
-    for thread in range(threads):
-        threading.Thread(target=read, args=(thread,), name=f'input-{thread}', daemon=True).start()
-    try:
-        for step in count(start):
-            try:
-                found = shelves[(step - start) % threads].get(timeout=timeout)
-            except queue.Empty:
-                raise InputError(f'the batch of step {step + 1} is not there after {timeout:g} s '
-                                 '(config.train.input_timeout): a file system or disk under config.data.cache or '
-                                 'config.data.root hangs') from None
-            if isinstance(found, Exception):
-                raise found
-            yield found
-    finally:
-        stopped.set()
+    return reading.in_order(data.__getitem__, range(start, sys.maxsize), threads=threads, ahead=ahead, timeout=timeout,
+                    stop=stop, name=lambda step: f'config.train.input_timeout: the batch of step {step + 1}')
 
 
-def once(samples: Samples, *, batch_size: int, process: int = 0, processes: int = 1) -> Iterator[Batch]:
+def once(samples: Samples, *, batch_size: int, process: int = 0, processes: int = 1, timeout: float = reading.PATIENCE
+         ) -> Iterator[Batch]:
     """Every sample once, in order; the last batch is filled up with zeros whose `valid` is 0.
 
-    Of several processes each gets its own consecutive piece of every batch, and reads no other sample.
+    Of several processes each gets its own consecutive piece of every batch, and reads no other sample. A thread reads
+    ahead by two batches; raises InputError where one is not there `timeout` seconds after it was asked for.
     """
     if batch_size % processes:
         raise ValueError(f'batch size {batch_size} does not divide over {processes} processes')
     share, total = batch_size // processes, len(samples.rows)
-    for start in range(process * share, process * share + -(-total // batch_size) * batch_size, batch_size):
+
+    def read(number: int) -> Batch:
+        start = number * batch_size + process * share
         index = np.arange(start, max(start, min(start + share, total)), dtype=np.int32)
         image, label = samples.take(index)
         arrays = {'image': image, 'label': label, 'index': index, 'visit': index.astype(np.uint32),
                   'valid': np.ones(len(index), np.float32)}
         missing = share - len(index)
-        yield {k: np.pad(v, [(0, missing)] + [(0, 0)] * (v.ndim - 1)) for k, v in arrays.items()}
+        return {k: np.pad(v, [(0, missing)] + [(0, 0)] * (v.ndim - 1)) for k, v in arrays.items()}
+
+    return reading.in_order(read, range(-(-total // batch_size)), threads=1, ahead=2, timeout=timeout,
+                               name=lambda number: f'batch {number + 1} of those that are looked at once')
 
 
 def thin(rows: pd.DataFrame, *, share: float, seed: int) -> pd.DataFrame:

@@ -5,7 +5,7 @@ of each class in turn, and grid.json, which leads back to the file's own voxels.
 at, three memory maps each, so that a thousand of them need neither memory nor open files.
 """
 import json
-from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from pathlib import Path
 from typing import NamedTuple
 
@@ -18,7 +18,7 @@ from unet_jax.annotations import frame as frames
 from unet_jax.annotations import labels, nifti
 from unet_jax.annotations.brats_h5_file import standardise
 from unet_jax.errors import InputError
-from unet_jax.pipeline import cache
+from unet_jax.pipeline import cache, threads
 from unet_jax.progress import bar
 
 VERSION = 1  # raised whenever `prepare` gives other arrays for the same files
@@ -111,7 +111,10 @@ def open_volumes(rows: pd.DataFrame, settings: Settings, folder: str | Path = ''
     """
     folder = Path(folder or cache.default_folder() / 'samples')
 
-    def fill(row) -> Path | str:
+    listed = list(rows.itertuples())
+
+    def fill(k: int) -> Path | str:
+        row = listed[k]
         try:
             target = folder / key(row, settings)
             if not cache.ready(target):
@@ -122,8 +125,9 @@ def open_volumes(rows: pd.DataFrame, settings: Settings, folder: str | Path = ''
                 raise
             return str(error)
 
-    with ThreadPoolExecutor(READERS) as pool:
-        done = pool.map(fill, rows.itertuples())
+    done = threads.in_order(fill, range(len(rows)), threads=READERS, ahead=64,
+                            name=lambda k: f'{Path(settings.root) / listed[k].path}: the prepared case')
+    with closing(done):
         found = list(bar(done, total=len(rows), desc='preparing', unit='case'))
     skipped = {path: reason for path, reason in zip(rows.path, found, strict=True) if isinstance(reason, str)}
     cache.check_any(len(rows), skipped)

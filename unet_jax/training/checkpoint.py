@@ -55,8 +55,8 @@ def save(folder: Path, state: State, *, score: float | None, notes: dict, keep: 
     """Writes and seals the state as `folder/step`, then deletes all but the `keep` newest and the best by `score`.
 
     `notes` is JSON that comes back with the seal. Called by every process together; process 0 seals and deletes. A
-    step that is there unsealed or damaged is moved aside, not deleted. Raises InputError where the disk is full or
-    cannot be written, which leaves the older steps as they are.
+    step that is there unsealed or damaged is moved aside until the new one is sealed. Raises InputError where the
+    disk is full or cannot be written, which leaves the older steps as they are.
     """
     folder, step = Path(folder).absolute(), int(state.step)
     target = folder / str(step)
@@ -71,6 +71,8 @@ def save(folder: Path, state: State, *, score: float | None, notes: dict, keep: 
             write_seal(folder, step, files=checksums(target), score=score, notes=notes)
             _delete_old(folder, keep, step)
     except (OSError, ValueError) as error:  # tensorstore says ValueError where the disk is full
+        if sharding.lost(error):
+            raise
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         free = shutil.disk_usage(folder).free / 1e6
         raise InputError(f'{target}: the checkpoint could not be written ({reason}); {free:.1f} MB are free there. '
@@ -162,7 +164,8 @@ def choose(folder: Path, which: str) -> int:
 
 
 def _delete_old(folder: Path, keep: int, newest: int) -> None:
-    """All up to step `newest` but the `keep` last of them and the best. Newer ones were damaged and passed over."""
+    """All up to step `newest` but the `keep` last of them and the best, and what was moved aside for one of them.
+    Newer ones were damaged and passed over."""
     older = [step for step in steps(folder) if step <= newest]
     kept = {*older[-max(keep, 1):], best(folder)}
     for step in older:
@@ -170,6 +173,9 @@ def _delete_old(folder: Path, keep: int, newest: int) -> None:
             doomed = folder / f'.{step}.deleted'  # renamed first: killed in between, it is no half checkpoint
             (folder / str(step)).rename(doomed)
             shutil.rmtree(doomed)
+    for aside in folder.glob('*.replaced-*'):  # the run has come past it again
+        if int(aside.name.partition('.')[0]) <= newest:
+            shutil.rmtree(aside)
 
 
 def restore(folder: Path, step: int, like: State, where: State | Sharding) -> State:
@@ -197,4 +203,6 @@ def _load(folder: Path, step: int, abstract: dict[str, Any]) -> dict[str, Any]:
     try:
         return ocp.load_checkpointables(path, abstract)
     except (ValueError, KeyError, TypeError) as error:
+        if sharding.lost(error):
+            raise
         raise InputError(f'{path}: does not fit the network of this config ({error})') from error

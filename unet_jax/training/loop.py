@@ -1,8 +1,8 @@
 """The training loop: batches in; steps, validations, checkpoints and metric lines out."""
 import logging
-import signal
 from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing
+from itertools import islice
 from pathlib import Path
 from typing import NamedTuple
 
@@ -13,6 +13,7 @@ from jax.experimental import multihost_utils
 from ml_collections import ConfigDict
 from tqdm import tqdm
 
+from unet_jax import signals
 from unet_jax.annotations import labels
 from unet_jax.errors import InputError
 from unet_jax.experiment import Experiment, init_params
@@ -35,24 +36,6 @@ class Programs(NamedTuple):
     mesh: jax.sharding.Mesh
     abstract: states.State  # shapes and types
     shardings: states.State
-
-
-@contextmanager
-def asked_to_stop() -> Iterator[list[str]]:
-    """A list that is empty until SIGINT or SIGTERM comes; a second SIGINT ends the program at once."""
-    received: list[str] = []
-
-    def note(number, _):
-        if received and number == signal.SIGINT:
-            raise KeyboardInterrupt
-        received.append(signal.Signals(number).name)
-
-    before = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield received
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 def create_programs(experiment: Experiment, *, devices: list | None = None, samples: Samples | None = None
@@ -121,17 +104,17 @@ def train(experiment: Experiment, samples: dict[str, Samples], folder: Path, *, 
     state, notes = restore_or_create(programs, folder / 'checkpoints')
     start = int(state.step)
     dispatch.check(config, start)
-    batches = input_batches(experiment, samples['train'], start)
     journal = Journal(folder, start=start, notes=notes, skip_nonfinite=config.skip_nonfinite,
                       samples_of=lambda step: name_samples(experiment, samples['train'], step))
     agreed = sharding.agreement(programs.mesh)
-    with (asked_to_stop() as signals, closing(journal), closing(batches),
+    with (signals.noted() as received, closing(journal),
+          closing(input_batches(experiment, samples['train'], start, lambda: bool(received))) as batches,
           bar(total=config.steps, initial=start, desc='training', unit='step') as progress):
         run = Run(experiment, programs, samples, folder / 'checkpoints', journal, progress,
-                  lambda: agreed(bool(signals)))
+                  lambda: agreed(bool(received)))
         finished = make_up_validation(run, state, notes) and take_steps(run, state, start, batches)
     if not finished:
-        log.warning('%s: stopped', signals[0] if signals else 'another process was asked to stop')
+        log.warning('%s: stopped', received[0] if received else 'another process was asked to stop')
     return finished
 
 
@@ -142,14 +125,15 @@ def take_steps(run: Run, state: states.State, start: int, batches: Iterator[stre
     for step in range(start + together, config.steps + 1, together):
         try:
             with journal.waiting():
-                batch = dispatch.stack([next(batches) for _ in range(together)])
-        except InputError:  # of one process, so the others cannot join in saving
-            done = step - together
-            if jax.process_count() == 1 and done > start and done not in checkpoint.steps(run.checkpoints):
-                journal.read_pending()
-                save(run, state, score=None, due=False)
+                found = list(islice(batches, together))
+        except InputError:
+            save_reached(run, state, start)
             raise
-        state, metrics = run.programs.train(state, sharding.put(batch, run.programs.mesh, several=together > 1))
+        if len(found) < together:  # told to stop while there was none
+            save_reached(run, state, start)
+            return False
+        batch = sharding.put(dispatch.stack(found), run.programs.mesh, several=together > 1)
+        state, metrics = run.programs.train(state, batch)
         journal.record(step, metrics, together * config.batch_size)
         run.progress.update(together)
         last = step == config.steps
@@ -176,6 +160,14 @@ def save(run: Run, state: states.State, *, score: float | None, due: bool) -> No
     run.journal.restart_clock()
 
 
+def save_reached(run: Run, state: states.State, start: int) -> None:
+    """A checkpoint of where the input ended, unless there is one. Of several processes the others cannot join in."""
+    done = int(state.step)
+    if jax.process_count() == 1 and done > start and done not in checkpoint.steps(run.checkpoints):
+        run.journal.read_pending()
+        save(run, state, score=None, due=False)
+
+
 def make_up_validation(run: Run, state: states.State, notes: dict) -> bool:
     """The validation that the run was stopped in, if any. False if it was stopped in it again."""
     if not notes.get('validation_due'):
@@ -187,13 +179,16 @@ def make_up_validation(run: Run, state: states.State, notes: dict) -> bool:
     return score is not None
 
 
-def input_batches(experiment: Experiment, samples: Samples, start: int) -> Iterator[stream.Batch]:
-    """This process's share of the batches after step `start`."""
+def input_batches(experiment: Experiment, samples: Samples, start: int, stop: Callable[[], bool]
+                  ) -> Iterator[stream.Batch]:
+    """This process's share of the batches after step `start`; of one process, up to where one is waited for and
+    `stop()`. Of several, each takes the step that the others are in."""
     config = experiment.config
     data = stream.dataset(samples, seed=config.seed, batch_size=config.train.batch_size,
                           process=jax.process_index(), processes=jax.process_count(),
                           arrays=not dispatch.fits(samples, config.train))
-    return stream.iterate(data, start=start, timeout=config.train.input_timeout)
+    return stream.iterate(data, start=start, timeout=config.train.input_timeout,
+                          stop=stop if jax.process_count() == 1 else lambda: False)
 
 
 def name_samples(experiment: Experiment, samples: Samples, step: int) -> list[dict]:
@@ -243,7 +238,8 @@ def validate(experiment: Experiment, programs: Programs, params, samples: Sample
     """
     totals: dict[str, np.ndarray] = {}
     for batch in stream.once(samples, batch_size=experiment.config.evaluation.batch_size,
-                             process=jax.process_index(), processes=jax.process_count()):
+                             process=jax.process_index(), processes=jax.process_count(),
+                             timeout=experiment.config.train.input_timeout):
         if stop():
             return None
         counts, index, valid = jax.device_get(programs.overlap(params, sharding.put(batch, programs.mesh)))

@@ -1,6 +1,7 @@
 """The learning-rate schedule and the optax chain of a config."""
 import inspect
 
+import jax
 import optax
 from ml_collections import ConfigDict
 
@@ -24,6 +25,15 @@ def learning_rate(config: ConfigDict, steps: int) -> optax.Schedule:
         raise InputError(f'config.optimizer.schedule is {config.schedule!r}; choose one of {sorted(decay)}')
     ramp = optax.linear_schedule(0.0, config.learning_rate, max(warmup, 1))
     return optax.join_schedules([ramp, decay[config.schedule](updates - warmup)], [warmup])
+
+
+def updates(opt_state: optax.OptState) -> jax.Array | None:
+    """How many updates a schedule has counted, which skipped ones are not among; None where no optimiser counts."""
+    def of_schedule(path, _) -> bool:
+        return getattr(path[-1], 'tuple_name', '') == 'ScaleByScheduleState'
+
+    found = optax.tree.get_all_with_path(opt_state, 'count', filtering=of_schedule)
+    return found[0][1] if found else None
 
 
 def create(config: ConfigDict, steps: int) -> optax.GradientTransformation:

@@ -4,9 +4,13 @@ The axes are 'data', 'fsdp' and 'spatial': a batch is split over the first two, 
 that with fsdp = 1 every device holds the whole state, and the first axis of every image (the height, or a volume's
 first) over 'spatial', for volumes whose activations do not fit into one device. The compiler exchanges the borders.
 """
+import atexit
 import importlib.util
 import json
 import os
+import queue
+import sys
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from glob import glob
@@ -20,6 +24,7 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 from orbax.checkpoint import multihost
 
 from unet_jax.errors import InputError
+from unet_jax.signals import Interrupted
 
 SMALL = 1024  # elements: an array below is not worth the messages that sharding it costs
 PATIENCE = 24 * 3600  # seconds that processes wait while process 0 reads and prepares the data
@@ -48,17 +53,56 @@ def join(distributed: bool | None) -> None:
     JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES and JAX_PROCESS_ID. Raises InputError where that fails."""
     names = ('JAX_COORDINATOR_ADDRESS', 'JAX_NUM_PROCESSES', 'JAX_PROCESS_ID')
     given = [os.environ[name] for name in names if name in os.environ]
-    if distributed is False or (distributed is None and len(given) < len(names) and not known_cluster()):
+    known = known_cluster()
+    if distributed is False or not (distributed or given or known):
         return
+    ways = f'Start one on every host with SLURM, Kubernetes or Cloud TPU, or set {", ".join(names)}; see ' \
+        'docs/scaling.md. --nodistributed runs this process alone'
+    if 0 < len(given) < len(names) and not known:
+        missing = [name for name in names if name not in os.environ]
+        raise InputError(f'{", ".join(missing)}: not in the environment, where the other of the three are. {ways}')
     try:
-        if len(given) == len(names):
-            jax.distributed.initialize(given[0], int(given[1]), int(given[2]))
+        if len(given) == len(names):  # all is said: whatever cluster there is around is not asked
+            jax.distributed.initialize(given[0], int(given[1]), int(given[2]), cluster_detection_method='deactivate')
         else:
             jax.distributed.initialize()
-    except (ValueError, RuntimeError) as error:
-        raise InputError(f'--distributed: the processes did not find each other ({error}). Start one on every host '
-                         f'with SLURM, Kubernetes or Cloud TPU, or set {", ".join(names)}; see docs/scaling.md. '
-                         '--nodistributed runs this process alone') from error
+    except Exception as error:  # any: of every cluster's own interface, and of half a set of its variables
+        raise InputError(f'--distributed: the processes did not find each other ({error!r}). {ways}') from error
+
+
+@contextmanager
+def among_peers() -> Iterator[None]:
+    """Where several processes work together: an error of one says so to the others, and theirs say that it did.
+
+    A process that fails leaves without jax's farewell, in which it and those that wait for its share of the next step
+    would wait for each other for 5 minutes. They get an error from the network, raised here as InputError, or, where
+    none comes, are ended by jax with a message of its own: at once where process 0 is gone, after 100 s without a
+    heartbeat of another.
+    """
+    try:
+        yield
+    except BaseException as error:
+        if jax.process_count() == 1:
+            raise
+        atexit.register(leave, 0 if isinstance(error, Interrupted) else 2)  # after the message, before jax's farewell
+        if lost(error):
+            raise InputError(f'another process of this run ended or cannot be reached ({str(error).splitlines()[0]}); '
+                             'its own output says why. Start the same command again on every host: it goes on from '
+                             'the newest checkpoint') from error
+        raise
+
+
+def lost(error: BaseException) -> bool:
+    """Whether an error is what jax raises where another process is gone: of gloo, of NCCL, of the coordination."""
+    words = ('Gloo', 'NCCL', 'closed by peer', 'coordination service', 'UNAVAILABLE', 'DEADLINE_EXCEEDED', 'heartbeat')
+    return (jax.process_count() > 1 and isinstance(error, (ValueError, RuntimeError)) and
+            not isinstance(error, InputError) and any(word in str(error) for word in words))
+
+
+def leave(status: int) -> None:
+    """Ends this process at once."""
+    sys.stdout.flush(), sys.stderr.flush()
+    os._exit(status)
 
 
 def create_mesh(devices: list | None = None, *, fsdp: int = 1, spatial: int = 1) -> Mesh:
@@ -154,7 +198,27 @@ def agreement(mesh: Mesh) -> Callable[[bool], bool]:
 
 def wait_for_all(what: str) -> None:
     """Returns when every process has come here. `sync_global_devices` gives up where one is half a minute late."""
-    multihost.get_barrier_sync_fn()(key=f'unet_jax {next(meetings)}: {what}', timeout_ms=PATIENCE * 1000)
+    if jax.process_count() == 1:
+        return
+    done: queue.Queue[Exception | None] = queue.Queue()
+    barrier, name = multihost.get_barrier_sync_fn(), f'unet_jax {next(meetings)}: {what}'
+
+    def wait() -> None:
+        try:
+            done.put(barrier(key=name, timeout_ms=PATIENCE * 1000))
+        except Exception as error:
+            done.put(error)
+
+    threading.Thread(target=wait, daemon=True).start()  # a signal would not get through to a wait inside jax
+    if error := done.get():
+        raise error
+
+
+def by_the_first(run: Callable[[], object], what: str) -> None:
+    """Process 0 does it; the others wait for it."""
+    if not jax.process_index():
+        run()
+    wait_for_all(what)
 
 
 @contextmanager

@@ -10,6 +10,7 @@ from ml_collections import ConfigDict
 from unet_jax.annotations import labels
 from unet_jax.model import unet
 from unet_jax.training import augment, losses
+from unet_jax.training.optimizer import updates
 from unet_jax.training.state import State
 
 Metrics = dict[str, jax.Array]
@@ -59,8 +60,8 @@ def make_train_step(config: ConfigDict, module, optimizer: optax.GradientTransfo
 
     A third argument, the seed of the augmentation, is config.seed unless runs of several seeds share the program.
     `place` says where augmented images and labels lie, which the compiler loses track of in the augmentation.
-    Metrics are scalars: loss, its terms, gradient_norm, learning_rate and `finite`, 1 where the loss and the
-    gradient are; where they are not, only the step counts on.
+    Metrics are scalars: loss, its terms, gradient_norm, learning_rate (that of the update, by the optimiser's own
+    count) and `finite`, 1 where the loss and the gradient are; where they are not, only the step counts on.
     """
     decay = config.optimizer.ema
 
@@ -73,14 +74,16 @@ def make_train_step(config: ConfigDict, module, optimizer: optax.GradientTransfo
 
         (loss, terms), gradient = jax.value_and_grad(objective, has_aux=True)(state.params)
         norm = optax.global_norm(gradient)
-        updates, opt_state = optimizer.update(gradient, state.opt_state, state.params)
-        params = optax.apply_updates(state.params, updates)
+        change, opt_state = optimizer.update(gradient, state.opt_state, state.params)
+        params = optax.apply_updates(state.params, change)
         ema = optax.incremental_update(params, state.ema_params, 1 - ema_decay(decay, state.step)) if decay else params
         finite = jnp.isfinite(loss) & jnp.isfinite(norm)
         kept = jax.tree.map(lambda new, old: jnp.where(finite, new, old), (params, ema, opt_state),
                             (state.params, state.ema_params, state.opt_state))
+        done = updates(state.opt_state)
+        done = state.step // config.optimizer.accumulate if done is None else done
         metrics = {'loss': loss, **{f'loss/{name}': term for name, term in terms.items()}, 'gradient_norm': norm,
-                   'learning_rate': schedule(state.step // config.optimizer.accumulate),
+                   'learning_rate': schedule(done),
                    'finite': finite.astype(jnp.float32)}
         return State(state.step + 1, *kept), metrics
 

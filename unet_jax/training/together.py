@@ -2,6 +2,7 @@
 GPU idle, and a vmapped step fills it. Each run reads, logs, validates and saves as it would alone."""
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack, closing
+from itertools import islice
 from pathlib import Path
 from typing import NamedTuple
 
@@ -10,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+from unet_jax import signals
 from unet_jax.errors import InputError
 from unet_jax.experiment import Experiment
 from unet_jax.pipeline.cache import Samples
@@ -46,15 +48,15 @@ def train(members: Sequence[Member], *, devices: list | None = None) -> bool:
     start = common_step([m.folder / 'checkpoints' for m in members])
     restored = [resume(p, m.folder / 'checkpoints', start) for p, m in zip(programs, members, strict=True)]
     advance = create_program(first, shared.mesh)
-    with (loop.asked_to_stop() as signals, ExitStack() as opened,
+    with (signals.noted() as received, ExitStack() as opened,
           bar(total=config.steps, initial=start, desc='training', unit='step') as progress):
         runs, batches = [], []
         for member, program, (_, notes) in zip(members, programs, restored, strict=True):
             journal = opened.enter_context(closing(create_journal(member, start, notes)))
             batches.append(opened.enter_context(closing(
-                loop.input_batches(member.experiment, member.samples['train'], start))))
+                loop.input_batches(member.experiment, member.samples['train'], start, lambda: bool(received)))))
             runs.append(Run(member.experiment, program, member.samples, member.folder / 'checkpoints', journal,
-                            progress, lambda: bool(signals)))
+                            progress, lambda: bool(received)))
         made_up = [loop.make_up_validation(run, *known) for run, known in zip(runs, restored, strict=True)]
         return all(made_up) and take_steps(runs, advance, stack([state for state, _ in restored]), start, batches)
 
@@ -86,8 +88,15 @@ def take_steps(runs: list[Run], advance: Callable, states, start: int, batches: 
     config, mesh = runs[0].experiment.config.train, runs[0].programs.mesh
     seeds = jnp.array([run.experiment.config.seed for run in runs], jnp.uint32)
     for step in range(start + 1, config.steps + 1):
-        with runs[0].journal.waiting():
-            found = [next(b) for b in batches]
+        try:
+            with runs[0].journal.waiting():
+                found = [batch for b in batches for batch in islice(b, 1)]
+        except InputError:
+            save_reached(runs, states, start)
+            raise
+        if len(found) < len(runs):  # told to stop while there was none
+            save_reached(runs, states, start)
+            return False
         batch = {name: jax.device_put(np.stack([b[name] for b in found]), split(mesh)) for name in found[0]}
         states, metrics = advance(states, batch, seeds)
         for k, run in enumerate(runs):
@@ -115,6 +124,11 @@ def take_steps(runs: list[Run], advance: Callable, states, start: int, batches: 
         if unfinished or runs[0].stop():
             return False
     return True
+
+
+def save_reached(runs: list[Run], states, start: int) -> None:
+    for k, run in enumerate(runs):
+        loop.save_reached(run, jax.tree.map(lambda x, k=k: x[k], states), start)
 
 
 def stack(trees: list):
