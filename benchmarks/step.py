@@ -46,7 +46,7 @@ def jax_worker(case: dict) -> None:
         one = side('float32')
         start = time.perf_counter()
         output = np.asarray(one.forward())
-        compiled, start = time.perf_counter() - start, time.perf_counter()
+        compiled = time.perf_counter() - start
         flat = networks_jax.flat(one.state.params)
         target = np.stack([(one.host['label'] & bits) > 0 for bits in one.experiment.of], -1).astype(np.float32)
         np.savez(path, output=output, image=one.host['image'].astype(np.float32), target=target,

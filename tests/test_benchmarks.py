@@ -1,5 +1,6 @@
 """The benchmarks' own arithmetic: pairs, turns, tables, workers; and that both libraries run the same network."""
 import argparse
+import ast
 import importlib
 import os
 import signal
@@ -167,3 +168,24 @@ def test_pytorch_computes_the_same_network_and_loss(size, downsample):
     loss = float(networks_torch.loss(torch.from_numpy(np.moveaxis(logits, -1, 1).copy()), side.target))
     assert float(one.train()['loss']) == pytest.approx(loss, rel=1e-4)
     assert float(side.train()) == pytest.approx(loss, rel=1e-4)
+
+
+def imported(module: str, found: dict[str, str]) -> dict[str, str]:
+    """{name: who imports it} of everything that `module` and the project's modules behind it import when loaded."""
+    path = FOLDER.parent.joinpath(*module.split('.'))
+    path = path / '__init__.py' if path.is_dir() else path.with_suffix('.py')
+    for node in ast.parse(path.read_text()).body if path.exists() else ():
+        names = [name.name for name in node.names] if isinstance(node, (ast.Import, ast.ImportFrom)) else []
+        if isinstance(node, ast.ImportFrom):
+            names = [node.module, *(f'{node.module}.{name}' for name in names)]
+        for name in set(names) - set(found):
+            found[name] = module
+            imported(name, found)
+    return found
+
+
+def test_training_begins_without_what_only_reports_phantoms_and_scores_need():
+    found = imported('unet_jax.modes.train', {})
+    assert {'jax', 'scipy', 'unet_jax.training.loop', 'unet_jax.phantom', 'unet_jax.evaluation.surface'} <= set(found)
+    slow = {name: by for name, by in found.items() if name.startswith(('matplotlib', 'skimage', 'scipy.'))}
+    assert not slow, 'import them in the function that needs them: the first step waits for them otherwise'
