@@ -63,16 +63,19 @@ lock:
 clean:
 	rm -rf $(VENV) $(VENV)-lock $(VENV)-oracles runs
 
-# Against PyTorch, MONAI and segmentation-models-pytorch, in a venv of its own; about 40 minutes on two quiet cores.
+# Against PyTorch, MONAI, segmentation-models-pytorch and nnU-Net, in a venv of its own; about 45 minutes on two quiet
+# cores.
 # The tables go to benchmarks/results/. `make benchmark ROOT=DIR` trains end to end on the images of a COCO folder.
 BENCHMARK := .venv-benchmark
 .PHONY: benchmark
 benchmark: $(BENCHMARK)/ready
 	for case in 2d 3d; do $(BENCHMARK)/bin/python benchmarks/step.py --case=$$case || exit 1; done
+	for case in 2d 3d; do $(BENCHMARK)/bin/python benchmarks/operators.py --case=$$case || exit 1; done
 	$(BENCHMARK)/bin/python benchmarks/end_to_end.py --root=$(ROOT)
 	$(BENCHMARK)/bin/python benchmarks/inference.py
 	$(BENCHMARK)/bin/python benchmarks/startup.py --root=$(ROOT)
 	$(BENCHMARK)/bin/python benchmarks/scaling.py
+	$(BENCHMARK)/bin/python benchmarks/scoring.py
 	if command -v nvidia-smi >/dev/null; then $(BENCHMARK)/bin/python benchmarks/gpu.py; fi
 
 $(BENCHMARK)/ready: $(LOCK) benchmarks/requirements.txt

@@ -1,9 +1,10 @@
 """What the benchmarks share: workers that take turns, medians of pairs, tables, and the line that says on what.
 
-Nothing here imports jax or torch: each library has a worker process of its own, which waits, its threads idle, while
-the other one's is measured.
+Nothing here imports jax or torch: each library has a worker process of its own, which is stopped, with its threads and
+its own processes, while the other one's is measured.
 """
 import argparse
+import contextlib
 import ctypes
 import datetime
 import importlib.metadata
@@ -11,6 +12,7 @@ import json
 import os
 import platform
 import re
+import signal
 import statistics
 import subprocess
 import sys
@@ -20,20 +22,34 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = Path(__file__).resolve().parent / 'results'
+CPUINFO = Path('/proc/cpuinfo')
 PACKAGES = ('jax', 'jaxlib', 'flax', 'optax', 'numpy', 'torch', 'monai', 'segmentation-models-pytorch',
-            'albumentations')
+            'albumentations', 'nnunetv2')
 if str(ROOT) not in sys.path:
     sys.path.insert(0, str(ROOT))  # for unet_jax and configs, however the script was started
 
 
+def cpuinfo(field: str) -> str:
+    """What the first line with this name says, '' without one."""
+    text = CPUINFO.read_text() if CPUINFO.exists() else ''
+    found = re.search(rf'^(?:{field})\s*:\s*(.*)', text, re.MULTILINE)
+    return found.group(1).strip() if found else ''
+
+
+def flags() -> set[str]:
+    return set(cpuinfo('flags|Features').split())
+
+
+def bfloat16() -> bool:
+    """Whether the processor has instructions for it (x86 or ARM); without, PyTorch emulates it, at 15 s a step."""
+    return not flags().isdisjoint({'avx512_bf16', 'amx_bf16', 'bf16'})
+
+
 def processor() -> str:
     """The processor's name, its cores, and its widest vectors."""
-    text = Path('/proc/cpuinfo').read_text() if Path('/proc/cpuinfo').exists() else ''
-    name = re.search(r'model name\s*:\s*(.*)', text)
-    flags = set((re.search(r'flags\s*:\s*(.*)', text) or re.search('()', '')).group(1).split())
-    wide = 'AVX-512' if 'avx512f' in flags else 'AVX2' if 'avx2' in flags else platform.machine()
-    bf16 = ', bf16 instructions' if 'avx512_bf16' in flags else ''
-    return f'{os.cpu_count()} cores of {name.group(1).strip() if name else platform.processor()} ({wide}{bf16})'
+    wide = 'AVX-512' if 'avx512f' in flags() else 'AVX2' if 'avx2' in flags() else platform.machine()
+    bf16 = ', bf16 instructions' if bfloat16() else ''
+    return f'{os.cpu_count()} cores of {cpuinfo("model name") or platform.processor()} ({wide}{bf16})'
 
 
 def accelerator() -> str:
@@ -160,28 +176,39 @@ def _status(field: str) -> float:
 
 
 class Worker:
-    """A process that runs `script --worker=KIND` and answers commands; use it in a `with`."""
+    """A process that runs `script --worker=KIND` and answers commands; use it in a `with`. Until it is asked, its
+    process group is stopped: imports, threads that spin and nnU-Net's loaders, which look at their queues 500 times a
+    second (0.11 of a core), would slow down whoever is measured."""
 
     def __init__(self, script: str, kind: str, *arguments: str, environment: dict[str, str] | None = None):
         command = [sys.executable, script, f'--worker={kind}', *arguments]
         self.kind = kind
         self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
-                                        env={**os.environ, **(environment or {})})
+                                        env={**os.environ, **(environment or {})}, process_group=0)
+        self.send(signal.SIGSTOP)
 
     def __enter__(self):
         return self
 
-    def __exit__(self, *_):
+    def __exit__(self, kind, *_):
+        self.send(signal.SIGCONT if kind is None else signal.SIGKILL)
         self.process.stdin.close()
         self.process.wait()
 
+    def send(self, number: int) -> None:
+        """A signal to the whole group, if anything of it is left."""
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self.process.pid, number)
+
     def ask(self, command: str, **arguments):
         """What the worker's function `command` returns. Raises RuntimeError where the worker ended."""
+        self.send(signal.SIGCONT)
         self.process.stdin.write(json.dumps({'command': command, **arguments}) + '\n')
         self.process.stdin.flush()
         answer = self.process.stdout.readline()
         if not answer:
             raise RuntimeError(f'the {self.kind} worker ended with status {self.process.wait()} at {command!r}')
+        self.send(signal.SIGSTOP)
         return json.loads(answer)
 
 

@@ -1,6 +1,9 @@
 """The peers of end_to_end.py as their users set them up: network, augmentation, loader, training step."""
+import json
+import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -109,6 +112,18 @@ def endless(loader: DataLoader):
         yield from loader
 
 
+def timed(batches: Iterator, step: Callable, batch: int, seconds: float, least: int = 1) -> dict[str, float]:
+    """Steps for so many seconds, and at least so many: images a second, share of the time that `batches` took."""
+    start = now = time.perf_counter()
+    steps, waited = 0, 0.0
+    while now - start < seconds or steps < least:
+        found = next(batches)
+        waited += time.perf_counter() - now
+        step(found)
+        steps, now = steps + 1, time.perf_counter()
+    return {'images_per_second': steps * batch / (now - start), 'waiting': waited / (now - start)}
+
+
 class Training:
     """Dice + binary cross-entropy, AdamW; `run` goes on where the last turn ended."""
 
@@ -121,7 +136,7 @@ class Training:
         self.batches = endless(self.loader)
         self.step(*next(self.batches))
 
-    def step(self, image, target) -> float:
+    def step(self, image, target) -> None:
         self.optimizer.zero_grad(set_to_none=True)
         with torch.autocast('cpu', torch.bfloat16, enabled=self.bfloat16):
             logits = self.module(image.contiguous(memory_format=self.layout))
@@ -135,14 +150,61 @@ class Training:
         """Of the batches that the loaders prepared between turns, as many as they can hold are used up first."""
         for _ in range(2 * self.loader.num_workers + 1):
             self.step(*next(self.batches))
-        start = now = time.perf_counter()
-        images, waited = 0, 0.0
-        while now - start < seconds:
-            batch = next(self.batches)
-            waited += time.perf_counter() - now
-            self.step(*batch)
-            images, now = images + self.batch, time.perf_counter()
-        return {'images_per_second': images / (now - start), 'waiting': waited / (now - start)}
+        return timed(self.batches, lambda batch: self.step(*batch), self.batch, seconds)
 
     def close(self) -> None:
         del self.batches, self.loader
+
+
+class NnUnet:
+    """nnU-Net as it sets itself up: the network, patch and batch of its default planner (2d), and its trainer's step
+    with deep supervision, SGD and, on processors, float32. Its loaders are as many as it takes by itself."""
+    LEAST = 5  # steps of a turn
+    HELD = 16  # no fewer batches than its queues hold: 2 × 6, one in between and one at each of its up to 2 workers
+
+    def __init__(self, files: list[list[str]], size: tuple[int, int], folder: Path):
+        """Writes the images and masks, scaled to `size` as for the others, as nnU-Net wants them, and lets it plan.
+        Afterwards `supply` is the images a second that its loaders deliver while nobody trains."""
+        start = time.perf_counter()
+        for name in ('raw', 'preprocessed', 'results'):
+            os.environ[f'nnUNet_{name}'] = str(folder / name)
+        write_raw(folder / 'raw' / 'Dataset001_Images', files, size)
+        from nnunetv2.experiment_planning import plan_and_preprocess_api as planning
+        from nnunetv2.run.run_training import get_trainer_from_args
+        planning.extract_fingerprint_dataset(1, num_processes=2, verbose=False, show_progress_bar=False)
+        planning.plan_experiment_dataset(1)
+        planning.preprocess_dataset(1, configurations=('2d',), num_processes=(2,), show_progress_bar=False)
+        self.planning = time.perf_counter() - start
+        self.trainer = get_trainer_from_args('1', '2d', 'all', device=torch.device('cpu'))
+        self.trainer.on_train_start()
+        self.trainer.on_train_epoch_start()
+        self.batches, self.batch = self.trainer.dataloader_train, self.trainer.batch_size
+        self.take(self.HELD)
+        self.supply = self.take(self.HELD)
+        patch = '×'.join(map(str, self.trainer.configuration_manager.patch_size))
+        self.way = f'float32, patch {patch}, batch {self.batch}, {len(self.batches._processes)} loaders'
+
+    def take(self, count: int) -> float:
+        """Images a second of so many batches that nobody trains on."""
+        start = time.perf_counter()
+        for _ in range(count):
+            next(self.batches)
+        return count * self.batch / (time.perf_counter() - start)
+
+    def run(self, seconds: float) -> dict[str, float]:
+        """After a step that is not counted. Its queues are full at the beginning of a turn, as they are all the time
+        where a step takes longer than a batch (`supply` tells): a worker prepares one for each that is used."""
+        self.trainer.train_step(next(self.batches))
+        return timed(self.batches, self.trainer.train_step, self.batch, seconds, self.LEAST)
+
+
+def write_raw(folder: Path, files: list[list[str]], size: tuple[int, int]) -> None:
+    for name in ('imagesTr', 'labelsTr'):
+        (folder / name).mkdir(parents=True)
+    for k, pair in enumerate(files):
+        image, mask = decode(*pair, size)
+        Image.fromarray(image).save(folder / 'imagesTr' / f'case{k:04}_0000.png')
+        Image.fromarray(mask).save(folder / 'labelsTr' / f'case{k:04}.png')
+    (folder / 'dataset.json').write_text(json.dumps({
+        'channel_names': {'0': 'MRI'}, 'labels': {'background': 0, 'tumour': 1}, 'numTraining': len(files),
+        'file_ending': '.png'}))

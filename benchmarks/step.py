@@ -4,8 +4,9 @@
     python benchmarks/step.py --case=3d      # 64³×4, batch 2, 4 levels from 16 channels, strided convolutions
 
 Both start from the same weights and must agree on the output, the loss and the number of parameters. PyTorch is timed
-eager and compiled, with channels first and last, float32 and bfloat16; the fastest of each type, apart for forward and
-for training, takes turns with jax in one run. Ratios are medians over the rounds' pairs.
+eager and compiled, with channels first and last, float32 and, where the processor has instructions for it, bfloat16;
+the fastest of each type, apart for forward and for training, takes turns with jax in one run. Ratios are medians over
+the rounds' pairs.
 """
 import json
 import os
@@ -45,7 +46,7 @@ def jax_worker(case: dict) -> None:
         one = side('float32')
         start = time.perf_counter()
         output = np.asarray(one.forward())
-        compiled, start = time.perf_counter() - start, time.perf_counter()
+        compiled = time.perf_counter() - start
         flat = networks_jax.flat(one.state.params)
         target = np.stack([(one.host['label'] & bits) > 0 for bits in one.experiment.of], -1).astype(np.float32)
         np.savez(path, output=output, image=one.host['image'].astype(np.float32), target=target,
@@ -154,8 +155,8 @@ def main() -> None:
     parser.add_argument('--case', choices=tuple(CASES), default='2d')
     parser.add_argument('--settings', default='{}', help='JSON that changes the case, {"batch": 1}')
     parser.add_argument('--side', type=int, default=SIDE, help='of the matrices whose product is the ceiling')
-    parser.add_argument('--types', default=','.join(TYPES), help='float32 first; bfloat16 is emulated, 15 s a step, '
-                        'on processors that lack its instructions')
+    parser.add_argument('--types', default=','.join(TYPES[:1 + common.bfloat16()]), help='float32 first; bfloat16 by '
+                        'itself only where the processor has instructions for it')
     parser.add_argument('--no-compiled', dest='compiled', action='store_false', help='PyTorch eager only')
     arguments = parser.parse_args()
     types = arguments.types.split(',')
@@ -201,6 +202,8 @@ def write(arguments, case, same, found, best, tried, peaks, saved, flops) -> Non
         share = [work / common.median(times) / ceiling['jax', 'float32'] for times in (ours, theirs)]
         rows.append([what, dtype, common.median(ours), common.median(theirs), way,
                      *(f'{x:.0%}' for x in share), f'{middle:.2f} ({low:.2f}-{high:.2f})'])
+    if not common.bfloat16() and ('train', 'bfloat16') not in best:
+        rows += [[what, 'bfloat16', None, None, 'emulated: not run', '', '', ''] for what in ('forward', 'train')]
     shape = '×'.join(map(str, (*case['size'], CHANNELS)))
     parts = [
         f'Input {shape}, batch {case["batch"]}, features {tuple(case["features"])}, {BLOCKS} plain blocks a level, '

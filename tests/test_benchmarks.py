@@ -1,5 +1,9 @@
 """The benchmarks' own arithmetic: pairs, turns, tables, workers; and that both libraries run the same network."""
+import argparse
+import ast
 import importlib
+import os
+import signal
 import sys
 from pathlib import Path
 
@@ -84,9 +88,44 @@ def test_a_worker_answers_whatever_it_prints_and_says_when_it_ends(common, tmp_p
     script.write_text(WORKER.format(folder=str(FOLDER)))
     with common.Worker(str(script), 'test') as worker:
         assert worker.ask('half', x=3) == {'half': 1.5}
+        if sys.platform == 'linux':  # stopped until it is asked again
+            assert os.waitpid(worker.process.pid, os.WUNTRACED)[1] == signal.SIGSTOP << 8 | 0x7f
         assert worker.ask('half', x=5) == {'half': 2.5}
         with pytest.raises(RuntimeError, match="the test worker ended with status 1 at 'fail'"):
             worker.ask('fail')
+
+
+def test_bfloat16_is_measured_where_the_processor_has_instructions_for_it(common, monkeypatch, tmp_path):
+    cases = {'flags\t\t: fpu avx2 avx512_bf16': True, 'flags\t: fpu avx512f avx512bw': False,
+             'Features\t: fp asimd bf16 sve': True, '': False}
+    for text, expected in cases.items():
+        (tmp_path / 'cpuinfo').write_text(f'processor\t: 0\nmodel name\t: A name\n{text}\n')
+        with monkeypatch.context() as patch:
+            patch.setattr(common, 'CPUINFO', tmp_path / 'cpuinfo')
+            assert common.bfloat16() == expected, text
+            assert ' cores of A name (' in common.processor()
+            assert (', bf16 instructions)' in common.processor()) == expected
+
+
+def test_rows_say_what_was_not_run(common, monkeypatch, tmp_path):
+    monkeypatch.setattr(common, 'bfloat16', lambda: False)
+    step, end_to_end = map(importlib.import_module, ('step', 'end_to_end'))
+    monkeypatch.setattr(end_to_end.common, 'bfloat16', lambda: False)
+    options = argparse.Namespace(case='tiny', rounds=1, side=8, results=tmp_path, root='', seconds=1.0)
+    measured = {(name, what, 'float32'): [2.0]
+                for name in ('jax', 'torch') for what in ('forward', 'train', 'ceiling')}
+    best = {(what, 'float32'): 'eager' for what in ('forward', 'train')}
+    peaks = {'jax': {'peak': 1.0, 'libraries': 1.0}}
+    step.write(options, step.CASES['tiny'], '', measured, best, [], peaks, {'compile': [1.0, 1.0]}, (1e9, 3e9))
+    about = {'here': {'parameters': 7, 'batch': 8, 'way': 'float32', 'images': 3, 'size': [4, 4], 'decoding': 1.0},
+             'smp': {'parameters': 9, 'batch': 8, 'way': 'a way', 'note': 'A note.'}}
+    end_to_end.write(options, about, {'here': [40.0], 'smp': [20.0]}, {'here': [0.0], 'smp': [0.5]}, {}, ['nnunet'])
+    text = ''.join(path.read_text() for path in tmp_path.iterdir())
+    lines = [[cell.strip() for cell in line.split('|')[1:-1]] for line in text.splitlines()]
+    assert ['train', 'bfloat16', 'not measured', 'not measured', 'emulated: not run', '', '', ''] in lines
+    assert [end_to_end.PEERS['smp'], '9', '8', '20', '0.4', '50.00%', 'a way', '2.00 (2.00-2.00)'] in lines
+    assert [end_to_end.PEERS['nnunet'], *['not measured'] * 4, 'did not run', '', ''] in lines
+    assert 'A note. bfloat16: emulated on this processor, not run.' in text
 
 
 @pytest.mark.skipif(sys.platform != 'linux', reason='reads /proc')
@@ -129,3 +168,24 @@ def test_pytorch_computes_the_same_network_and_loss(size, downsample):
     loss = float(networks_torch.loss(torch.from_numpy(np.moveaxis(logits, -1, 1).copy()), side.target))
     assert float(one.train()['loss']) == pytest.approx(loss, rel=1e-4)
     assert float(side.train()) == pytest.approx(loss, rel=1e-4)
+
+
+def imported(module: str, found: dict[str, str]) -> dict[str, str]:
+    """{name: who imports it} of everything that `module` and the project's modules behind it import when loaded."""
+    path = FOLDER.parent.joinpath(*module.split('.'))
+    path = path / '__init__.py' if path.is_dir() else path.with_suffix('.py')
+    for node in ast.parse(path.read_text()).body if path.exists() else ():
+        names = [name.name for name in node.names] if isinstance(node, (ast.Import, ast.ImportFrom)) else []
+        if isinstance(node, ast.ImportFrom):
+            names = [node.module, *(f'{node.module}.{name}' for name in names)]
+        for name in set(names) - set(found):
+            found[name] = module
+            imported(name, found)
+    return found
+
+
+def test_training_begins_without_what_only_reports_phantoms_and_scores_need():
+    found = imported('unet_jax.modes.train', {})
+    assert {'jax', 'scipy', 'unet_jax.training.loop', 'unet_jax.phantom', 'unet_jax.evaluation.surface'} <= set(found)
+    slow = {name: by for name, by in found.items() if name.startswith(('matplotlib', 'skimage', 'scipy.'))}
+    assert not slow, 'import them in the function that needs them: the first step waits for them otherwise'

@@ -10,9 +10,8 @@ import h5py
 import nibabel
 import numpy as np
 import pandas as pd
+import scipy  # its parts are loaded when first used: training begins without them
 from PIL import Image
-from scipy import ndimage
-from skimage.measure import find_contours
 
 from unet_jax.annotations import schemas
 from unet_jax.errors import InputError
@@ -31,8 +30,9 @@ def _polygons(part: np.ndarray) -> list[list[float]]:
 
     A polygon has no holes: a part with one is cut in two through it, along pixel edges, where no gap shows.
     """
-    holes = ndimage.binary_fill_holes(part) & ~part
+    holes = scipy.ndimage.binary_fill_holes(part) & ~part
     if not holes.any():
+        from skimage.measure import find_contours  # takes 0.1 s, and phantoms are written once
         outline = max(find_contours(np.pad(part, 1).astype(float), 0.5), key=len)  # (n, 2) rows, columns of centres
         return [(outline[:-1, ::-1] - 0.5).ravel().tolist()]
     left = np.arange(part.shape[1]) <= np.argwhere(holes)[0, 1]
@@ -41,7 +41,7 @@ def _polygons(part: np.ndarray) -> list[list[float]]:
 
 def _parts(mask: np.ndarray) -> list[np.ndarray]:
     """The 4-connected parts of a mask, each of the whole shape."""
-    numbered, count = ndimage.label(mask)
+    numbered, count = scipy.ndimage.label(mask)
     return [numbered == k for k in range(1, count + 1)]
 
 

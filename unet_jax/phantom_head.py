@@ -4,7 +4,7 @@ They look like MRI (folded cortex, ventricles, scalp, bias field, Rician noise) 
 and tested where no patient's data is. Nothing learned from them says anything about patients.
 """
 import numpy as np
-from scipy import ndimage
+import scipy  # its parts are loaded when first used: training begins without them
 
 VERSION = 1  # raised whenever a seed gives another picture
 MODALITIES = ('flair', 't1', 't1ce', 't2')
@@ -120,8 +120,8 @@ def _label(rng, axes, lesions, room) -> np.ndarray:
         label[room & (distance < 1)] = ED
         label[room & (core < share)] = ET
         label[room & (core < share - rim)] = NCR
-    whole = ndimage.binary_opening(label > 0, np.ones((1, 3, 3)))  # no threads of a single pixel
-    parts, count = ndimage.label(whole)
+    whole = scipy.ndimage.binary_opening(label > 0, np.ones((1, 3, 3)))  # no threads of a single pixel
+    parts, count = scipy.ndimage.label(whole)
     sizes = np.bincount(parts.ravel(), minlength=count + 1)
     whole &= (sizes >= 0.002 * room[0].size)[parts]  # nor specks: under 33 pixels of 128²
     return np.where(whole, label, 0).astype(np.uint8)
@@ -138,7 +138,7 @@ def _scan(rng, axes, tissue, brain, *, skull) -> np.ndarray:
     sigma = 0.0045 * tissue.shape[-1]  # partial volume: about half a pixel of 128
     channels = []
     for values in table.T:
-        signal = ndimage.gaussian_filter(values[tissue], (0 if len(axes[0]) == 1 else sigma, sigma, sigma))
+        signal = scipy.ndimage.gaussian_filter(values[tissue], (0 if len(axes[0]) == 1 else sigma, sigma, sigma))
         signal = signal * bias * grain
         real, imaginary = noise * rng.standard_normal((2, *tissue.shape))
         channels.append(np.hypot(signal + real, imaginary))  # the magnitude of a complex signal is Rician

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import cc3d
 import numpy as np
-from scipy import ndimage
+import scipy  # its parts are loaded when first used: training begins without them
 
 from unet_jax.errors import InputError
 from unet_jax.evaluation import overlap
@@ -42,7 +42,7 @@ def reaches(reference: np.ndarray, dilation: int) -> np.ndarray:
     The neighbourhood of a step are the 18 voxels that share a face or an edge. Parts of the reference whose
     surroundings touch, at a corner even, are one lesion.
     """
-    near = ndimage.binary_dilation(reference, ndimage.generate_binary_structure(3, 2), iterations=dilation)
+    near = scipy.ndimage.binary_dilation(reference, scipy.ndimage.generate_binary_structure(3, 2), iterations=dilation)
     return cc3d.connected_components(near, connectivity=26)
 
 

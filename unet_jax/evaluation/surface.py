@@ -15,8 +15,7 @@ import functools
 import itertools
 
 import numpy as np
-from scipy import ndimage
-from scipy.spatial import KDTree
+import scipy  # its parts are loaded when first used: training begins without them
 
 from unet_jax.errors import InputError
 from unet_jax.evaluation.overlap import Convention, check, check_convention
@@ -42,7 +41,7 @@ def crop(*masks: np.ndarray, margin: int = 0) -> tuple[np.ndarray, ...]:
 
 def border(mask: np.ndarray) -> np.ndarray:
     """The voxels of a bool mask with a face neighbour that is not in it. Outside of the array is not in it."""
-    return mask & ~ndimage.binary_erosion(mask)
+    return mask & ~scipy.ndimage.binary_erosion(mask)
 
 
 def nearest(points: np.ndarray, surface: np.ndarray, spacing: tuple[float, ...]) -> np.ndarray:
@@ -55,7 +54,7 @@ def nearest(points: np.ndarray, surface: np.ndarray, spacing: tuple[float, ...])
     """
     if len(surface) == 0:
         return np.full(len(points), np.inf)
-    _, found = KDTree(surface * np.asarray(spacing)).query(points * np.asarray(spacing))
+    _, found = scipy.spatial.KDTree(surface * np.asarray(spacing)).query(points * np.asarray(spacing))
     steps = (points - surface[found]) * np.asarray(spacing, float)
     return np.sqrt((steps * steps).sum(1))
 

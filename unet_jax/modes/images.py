@@ -13,7 +13,6 @@ from unet_jax.inference import export, inputs
 from unet_jax.inference import predict as inference
 from unet_jax.pipeline import cache, decode
 from unet_jax.progress import bar
-from unet_jax.report import overlays
 
 
 def rows(frame: pd.DataFrame) -> pd.DataFrame:
@@ -80,6 +79,7 @@ def example(predictor: inference.Predictor, samples: cache.Samples, masks: Path)
 def predict(predictor: inference.Predictor, source: str | None, output: Path) -> str:
     """Segments image files or HDF5 slices: a PNG of category ids and an overlay each, and predictions.json. Returns
     what was written where."""
+    from unet_jax.report import overlays  # matplotlib: 0.3 s that training need not wait for
     experiment = predictor.experiment
     root, found = inputs.find(source, experiment.settings.channels)
     settings = experiment.settings._replace(root=str(root))

@@ -17,7 +17,6 @@ from unet_jax.inference import export, inputs, postprocess, sliding_window
 from unet_jax.inference import predict as inference
 from unet_jax.pipeline import patches, volumes
 from unet_jax.progress import bar
-from unet_jax.report import overlays
 from unet_jax.workdir import write_text
 
 rows = volumes.rows  # a row a case
@@ -141,6 +140,7 @@ def example(predictor: inference.Predictor, samples: volumes.Volumes, masks: Pat
 
 def predict(predictor: inference.Predictor, source: str | None, output: Path) -> str:
     """Segments the cases of a folder: a NIfTI of label numbers and an overlay each. Returns what was written where."""
+    from unet_jax.report import overlays  # matplotlib: 0.3 s that training need not wait for
     experiment = predictor.experiment
     data = experiment.config.data
     root, found = inputs.find_volumes(source, data.schema, tuple(data.modalities), data.missing_modalities)

@@ -12,7 +12,7 @@ from typing import NamedTuple
 import nibabel
 import numpy as np
 import pandas as pd
-from scipy import ndimage
+import scipy  # its parts are loaded when first used: training begins without them
 
 from unet_jax.annotations import frame as frames
 from unet_jax.annotations import labels, nifti
@@ -216,7 +216,7 @@ def resample(array: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
     if array.shape[:3] == tuple(shape):
         return array
     factors = [n / m for n, m in zip(shape, array.shape[:3], strict=True)]
-    channels = [ndimage.zoom(array[..., c], factors, order=1, mode='nearest', grid_mode=True)
+    channels = [scipy.ndimage.zoom(array[..., c], factors, order=1, mode='nearest', grid_mode=True)
                 for c in range(array.shape[-1])]
     return np.stack(channels, -1)
 
