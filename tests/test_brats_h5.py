@@ -149,7 +149,8 @@ def test_a_broken_csv_is_refused(copy, edit, message):
 @pytest.mark.parametrize('name', [CSV, 'name_mapping.csv'])
 @pytest.mark.parametrize(('data', 'message'), [
     (b'', 'cannot be read as CSV'), ('volume,M\xfcller\n1,2'.encode('latin-1'), 'cannot be read as CSV in UTF-8'),
-    (b'a,b\n1,2\n', 'has no column'), (b'a\n1,2\n1,2,3,4\n"', 'cannot be read as CSV'), (b'\0\xff' * 99, None)])
+    (b'a,b\n1,2\n', 'has no column'), (b'a,b\n1,2,3\n', 'more fields than'),
+    (b'a\n1,2\n1,2,3,4\n"', 'cannot be read as CSV'), (b'\0\xff' * 99, None)])
 def test_a_damaged_csv_is_refused_by_name(made, copy, name, data, message):
     (path,) = copy.rglob(name)
     path.write_bytes(data)

@@ -114,6 +114,8 @@ def _read_csv(path: Path, columns: tuple[str, ...]) -> pd.DataFrame:
         table = pd.read_csv(path, dtype=str)
     except (OSError, ValueError) as error:  # pandas' parser errors are ValueErrors
         raise InputError(f'{path}: cannot be read as CSV in UTF-8 ({error}); download it again') from error
+    if not isinstance(table.index, pd.RangeIndex):  # pandas has made an index of what is too much
+        raise InputError(f'{path}: its rows have more fields than its first line names; download it again')
     missing = sorted({*columns} - {*table.columns})
     if missing:
         raise InputError(f'{path}: has no column {missing}; it has {list(table.columns)[:12]}. Download it again')
