@@ -1,5 +1,6 @@
 """The cache is never stale, never half-written, and two writers do no harm."""
 import errno
+import functools
 import json
 import os
 import threading
@@ -124,10 +125,9 @@ def test_the_room_of_an_array_is_taken_before_it_is_written(tmp_path, monkeypatc
 
 def test_an_image_that_hangs_is_named(rows, settings, tmp_path, monkeypatch):
     released, read = threading.Event(), decode.decode
-    monkeypatch.setattr(decode, 'decode', lambda row, s: released.wait() if row.path == '1.png' else read(row, s))
-    monkeypatch.setattr(cache.threads.in_order, '__kwdefaults__', cache.threads.in_order.__kwdefaults__ | {
-        'timeout': 0.2})
-    with pytest.raises(InputError, match='1.png: the decoded image is not there after 0.2 s.*hangs'):
+    monkeypatch.setattr(decode, 'decode', lambda row, s: released.wait() if row.path == '0.png' else read(row, s))
+    monkeypatch.setattr(cache.threads, 'in_order', functools.partial(cache.threads.in_order, timeout=0.2))
+    with pytest.raises(InputError, match='0.png: the decoded image is not there after 0.2 s.*hangs'):
         cache.open_samples(rows, settings, tmp_path / 'cache')
     released.set()
     assert folders(tmp_path / 'cache') == []

@@ -1,6 +1,8 @@
 """Preparation: turned, cropped, standardised, resampled, cached; and back into the file's own voxels."""
+import functools
 import os
 import shutil
+import threading
 
 import nibabel
 import numpy as np
@@ -150,6 +152,17 @@ def test_what_is_opened_is_what_was_prepared(made, tmp_path):
     volume = volumes.open_volumes(rows, settings(made), tmp_path)[1]
     assert np.array_equal(volume.image, image) and np.array_equal(volume.label, label) and volume.grid == grid
     assert isinstance(volume.image, np.memmap)
+
+
+def test_a_case_that_hangs_is_named(made, tmp_path, monkeypatch):
+    released, in_order, row = threading.Event(), volumes.threads.in_order, rows_of(made).iloc[0]
+    write = volumes.write
+    monkeypatch.setattr(volumes, 'write', lambda folder, case, settings: (
+        released.wait() if case.path == row.path else write(folder, case, settings)))
+    monkeypatch.setattr(volumes.threads, 'in_order', functools.partial(in_order, timeout=0.2))
+    with pytest.raises(InputError, match=f'{row.path}: the prepared case is not there after 0.2 s.*hangs'):
+        volumes.open_volumes(rows_of(made), settings(made), tmp_path)
+    released.set()
 
 
 def test_a_missing_modality_is_zeros_and_a_case_without_label_is_prepared_too(made, tmp_path):
