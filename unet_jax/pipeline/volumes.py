@@ -108,8 +108,7 @@ def open_volumes(rows: pd.DataFrame, settings: Settings, folder: str | Path = ''
 
     Two at a time, whatever their number: the peak of the whole process was 0.94 GB for 2 and 0.97 GB for 6 cases of
     240×240×155×4 (BraTS 2021, brain of 134×177×136), at 3.7 s a case on 2 busy cores. Raises what `nifti.read_case`
-    raises; with on_error = 'skip' such cases are left out, and said why in `skipped`, unless
-    nothing would be left.
+    raises; with on_error = 'skip' such cases are left out, and said why in `skipped`, unless nothing would be left.
     """
     folder = Path(folder or cache.default_folder() / 'samples')
     listed = list(rows.itertuples())
