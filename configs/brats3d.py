@@ -29,7 +29,7 @@ def get_config(size: str = 'full'):
                              'decoder_blocks': (1, 1, 1, 1, 1), 'block': 'residual', 'deep_supervision': 3,
                              'dtype': 'bfloat16'})
         config.augment.update({'flip': (True, True, True), 'rotation': 30.0, 'scale': (0.7, 1.4), 'shift': 0.0,
-                               'spatial_probability': 0.3, 'elastic': 0.0})
+                               'spatial_probability': 0.3, 'elastic': 0.0})  # bending is off in nnU-Net 2 as well
         config.loss.batch_dice = True
         config.optimizer.update({'learning_rate': 1e-3, 'arguments': (('weight_decay', 1e-2),), 'warmup': 500,
                                  'ema': 0.999})

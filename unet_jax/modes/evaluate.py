@@ -58,12 +58,7 @@ def evaluate(config: ConfigDict, folder: Path, *, subset: str, which: str, ensem
     summary |= {'postprocess': predictor.limits._asdict()} if settings.postprocess else {}
     target = folder / 'evaluation' / subset
     table.write(target, scores, summary)
-    examples = []
-    for case, kind in html.choose_examples(scores, settings.pictures):
-        where = np.flatnonzero(rows.case == case)
-        shown = data.example(predictor, data.part(samples, slice(where[0], where[-1] + 1)), masks)
-        dice = scores[scores.case == case].set_index('region').dice.to_dict()
-        examples.append(html.Example(case, kind, dice, names=experiment.names, **shown))
+    examples = chosen_examples(predictor, samples, scores, masks)
     report = html.write(folder, subset, examples)
     print(table.text(summary))
     if fewer:
@@ -73,6 +68,19 @@ def evaluate(config: ConfigDict, folder: Path, *, subset: str, which: str, ensem
         print(f'Post-processed: {predictor.limits}, in mm³, tuned on {config.train.validate}')
     print(f'\nCheckpoint {used} on {subset}: {target}/cases.csv and summary.json\nMasks: {masks}\nReport: {report}')
     sharding.wait_for_all('report')
+
+
+def chosen_examples(predictor: inference.Predictor, samples: cache.Samples | volume_files.Volumes,
+                    scores: pd.DataFrame, masks: Path) -> list[html.Example]:
+    """The worst, median and best cases for the report, their predictions read back from the folder `masks`."""
+    experiment, rows, examples = predictor.experiment, samples.rows, []
+    data = volumes if experiment.volumetric else images
+    for case, kind in html.choose_examples(scores, experiment.config.evaluation.pictures):
+        where = np.flatnonzero(rows.case == case)
+        shown = data.example(predictor, data.part(samples, slice(where[0], where[-1] + 1)), masks)
+        dice = scores[scores.case == case].set_index('region').dice.to_dict()
+        examples.append(html.Example(case, kind, dice, names=experiment.names, **shown))
+    return examples
 
 
 def open_whole(data: ModuleType, experiment: Experiment, rows: pd.DataFrame, *, of: int

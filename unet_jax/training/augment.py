@@ -1,8 +1,8 @@
 """Augmentation of one example, on the device, inside the compiled train step.
 
-`augment` is vmapped by its caller, with one key per visit of a sample: what a sample becomes depends on its key alone,
-on the batch or the device it is in: bit for bit on CPUs (tested on 1 to 8 devices), else up to rounding (under 1e-5 of
-images of unit variance). An option that is 0 in the config is not compiled. One that chance turns off runs with the
+`augment` is vmapped by its caller, with one key per visit of a sample. What a sample becomes depends on its key alone,
+not on the batch or the device it is in: bit for bit on CPUs (tested on 1 to 8 devices), else up to rounding (under
+1e-5 of images of unit variance). An option that is 0 in the config is not compiled. One that chance turns off runs with the
 parameters of the identity, because under vmap a `lax.cond` computes both branches anyway.
 
 The order is nnU-Net's (Isensee et al. 2021), except that the low resolution comes directly after
@@ -14,6 +14,7 @@ from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from ml_collections import ConfigDict
 
 from unet_jax.errors import InputError
@@ -127,8 +128,19 @@ def random_coordinates(
     displacement = None
     if config.elastic:
         control = on * config.elastic * jax.random.normal(key, (axes, *[config.elastic_grid] * axes))
-        displacement = jax.image.resize(control, (axes, *shape), 'cubic')
+        displacement = enlarge(control, shape)
     return coordinates(shape, rotation_matrix(angles, axes) / scale, shift, displacement)
+
+
+def enlarge(control: jax.Array, shape: Sequence[int]) -> jax.Array:
+    """(n, *grid) -> (n, *shape), cubic, as `jax.image.resize`, with its sums written out: the order of summation in
+    its matrix products depends on how many samples a device holds."""
+    for axis, size in enumerate(shape, 1):
+        grid = control.shape[axis]
+        weights = jax.image.resize(np.eye(grid, dtype=np.float32), (size, grid), 'cubic')
+        weights = weights.reshape(size, *[1] * (control.ndim - 1 - axis), grid)
+        control = sum(weights[..., k] * jax.lax.slice_in_dim(control, k, k + 1, axis=axis) for k in range(grid))
+    return control
 
 
 def rotation_matrix(angles: jax.Array, axes: int) -> jax.Array:
