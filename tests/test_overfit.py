@@ -74,27 +74,18 @@ def test_four_real_images(config, tmp_path, shared_data):
     assert overfit(config, four_annotated, tmp_path, 200)['dice/Tumor'] > 0.98
 
 
-def overfit_volume(root, folder, *, size, **data):
-    """The Dice of each region on the one case in `root`, by the small variant for volumes."""
+def test_a_phantom_volume(tmp_path):
+    """By the small variant for volumes, made smaller still."""
     config = brats3d.get_config('small')
+    root = phantom.write_nifti(tmp_path / 'set', cases=1, shape=(24, 48, 48), seed=1)
     with config.unlocked():
-        config.data.update({'root': str(root), 'cache': str(folder / 'cache'), 'size': size, 'split': (1, 0, 0),
-                            'foreground': 0.6, **data})
-        config.model.update({'features': (32, 48), 'encoder_blocks': (1, 1), 'decoder_blocks': (1,),
+        config.data.update({'root': str(root), 'cache': str(tmp_path / 'cache'), 'size': (32, 32, 16),
+                            'split': (1, 0, 0), 'foreground': 0.8})
+        config.model.update({'stem': 1, 'features': (16, 32), 'encoder_blocks': (1, 1), 'decoder_blocks': (1,),
                              'deep_supervision': 0})
-    by_heart(config, 60)
+    by_heart(config, 100)
     frame = read_frame(config)
     experiment = create(settle(config, frame))
     rows = volumes.rows(frame)
-    return dice_after_training(experiment, volumes.training_samples(experiment, rows, rows), folder)
-
-
-def test_a_phantom_volume(tmp_path):
-    root = phantom.write_nifti(tmp_path / 'set', cases=1, shape=(24, 32, 32))
-    dice = overfit_volume(root, tmp_path, size=(32, 32, 24))
-    assert dice['dice/WT'] > 0.95 and dice['dice/ET'] > 0.9
-
-
-def test_a_real_volume_at_three_millimetres(tmp_path, shared_data):
-    dice = overfit_volume(shared_data / 'brats2021-00006', tmp_path, size=(48, 64, 48), spacing=(3, 3, 3))
-    assert dice['dice/WT'] > 0.95 and dice['dice/ET'] > 0.9
+    dice = dice_after_training(experiment, volumes.training_samples(experiment, rows, rows), tmp_path)
+    assert dice['dice/WT'] > 0.95 and dice['dice/TC'] > 0.9 and dice['dice/ET'] > 0.6

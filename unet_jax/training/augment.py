@@ -2,8 +2,8 @@
 
 `augment` is vmapped by its caller, with one key per visit of a sample. What a sample becomes depends on its key alone,
 not on the batch or the device it is in: bit for bit on CPUs (tested on 1 to 8 devices), else up to rounding (under
-1e-5 of images of unit variance). An option that is 0 in the config is not compiled. One that chance turns off runs with the
-parameters of the identity, because under vmap a `lax.cond` computes both branches anyway.
+1e-5 of images of unit variance). An option that is 0 in the config is not compiled. One that chance turns off runs
+with the parameters of the identity, because under vmap a `lax.cond` computes both branches anyway.
 
 The order is nnU-Net's (Isensee et al. 2021), except that the low resolution comes directly after
 the blur, so that both are one matrix per axis. Times below are of 16 images of 128x128 on 2 CPU cores.
