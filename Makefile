@@ -26,7 +26,7 @@ demo: $(VENV)/ready
 	$(BIN)/python main.py --config configs/phantom.py
 
 test: lint
-	JAX_PLATFORMS=cpu $(BIN)/python -m pytest -q -n 2 --dist loadfile
+	JAX_PLATFORMS=cpu $(BIN)/python -m pytest -q -n 2 --dist loadfile --no-loadscope-reorder
 
 # Scores against MONAI's too, which with torch is too heavy for everyday tests; in a venv of its own.
 test-oracles: $(VENV)-oracles/ready
