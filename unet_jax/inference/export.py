@@ -20,14 +20,15 @@ def mask_names(paths: Iterable[str]) -> list[str]:
     """Where the masks of inputs (relative, as in the frame) go: the same folders, `.png` for the ending; x_jpg.png and
     x_png.png for x.jpg and x.png beside each other. Raises InputError where two would still go to one file."""
     paths = [PurePosixPath(path) for path in paths]
-    ending = Counter(path.with_suffix('') for path in paths)
-    names = [path.with_suffix('.png') if ending[path.with_suffix('')] == 1 else
-             path.with_name(f'{path.stem}_{path.suffix[1:]}.png') for path in paths]
-    twice = [name for name, count in Counter(names).items() if count > 1]
+    without = [str(path)[:len(str(path)) - len(path.suffix)] for path in paths]
+    count = Counter(without)
+    names = [f'{stem}.png' if count[stem] == 1 else f'{stem}_{path.suffix[1:]}.png'
+             for path, stem in zip(paths, without)]
+    twice = [name for name, number in Counter(names).items() if number > 1]
     if twice:
         same = [str(path) for path, name in zip(paths, names) if name == twice[0]]
         raise InputError(f'the masks of {" and ".join(same)} would both be {twice[0]}; rename one of them')
-    return [str(name) for name in names]
+    return names
 
 
 def check_output(folder: Path, root: Path, rows: pd.DataFrame) -> None:

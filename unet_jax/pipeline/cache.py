@@ -84,7 +84,8 @@ def open_samples(rows: pd.DataFrame, settings: decode.Settings, folder: str | Pa
     there = rows
     if on_error == 'skip':
         there = rows[[(Path(settings.root) / path).exists() for path in rows.path]].reset_index(drop=True)
-    absent = {path: f'{path}: no such file' for path in rows.path if path not in set(there.path)}
+    present = set(there.path)
+    absent = {path: f'{path}: no such file' for path in rows.path if path not in present}
     check_any(len(rows), absent)
     target = folder / key(there, settings)
     if not ready(target):

@@ -84,7 +84,7 @@ def once(samples: Samples, *, batch_size: int, process: int = 0, processes: int 
         return {k: np.pad(v, [(0, missing)] + [(0, 0)] * (v.ndim - 1)) for k, v in arrays.items()}
 
     return reading.in_order(read, range(-(-total // batch_size)), threads=1, ahead=2, timeout=timeout,
-                               name=lambda number: f'batch {number + 1} of those that are looked at once')
+                            name=lambda number: f'batch {number + 1} of those that are looked at once')
 
 
 def thin(rows: pd.DataFrame, *, share: float, seed: int) -> pd.DataFrame:
