@@ -1,4 +1,9 @@
 """unet_jax on the command line: python main.py --config=configs/phantom.py. Parses and dispatches, nothing more."""
+from unet_jax import huge_pages
+
+if __name__ == '__main__':
+    huge_pages.restart()  # before anything large is imported
+
 import errno
 import logging
 import sys

@@ -176,15 +176,17 @@ def _status(field: str) -> float:
 
 
 class Worker:
-    """A process that runs `script --worker=KIND` and answers commands; use it in a `with`. Until it is asked, its
-    process group is stopped: imports, threads that spin and nnU-Net's loaders, which look at their queues 500 times a
-    second (0.11 of a core), would slow down whoever is measured."""
+    """A process that runs `script --worker=KIND`, with huge pages as main.py has, and answers commands;
+    use it in a `with`. Until it is asked, its process group is stopped: imports, threads that spin and nnU-Net's
+    loaders, which look at their queues 500 times a second (0.11 of a core), would slow down whoever is measured."""
 
     def __init__(self, script: str, kind: str, *arguments: str, environment: dict[str, str] | None = None):
+        from unet_jax import huge_pages
         command = [sys.executable, script, f'--worker={kind}', *arguments]
+        environment = {**os.environ, **huge_pages.environment(), **(environment or {})}
         self.kind = kind
         self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
-                                        env={**os.environ, **(environment or {})}, process_group=0)
+                                        env=environment, process_group=0)
         self.send(signal.SIGSTOP)
 
     def __enter__(self):

@@ -1,13 +1,23 @@
 """The form of convolution for CPUs against XLA's own: values and both gradients."""
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax import lax
 
 from unet_jax.model import convolution
-from unet_jax.model.convolution import by_planes, convolve
+from unet_jax.model.convolution import by_planes, convolve, product
 
 LAYOUT = ('NXYZC', 'XYZIO', 'NXYZC')
+
+
+def check(one, other, *arguments):
+    """Values and gradients of two functions of float32 arrays."""
+    expected, pull = jax.vjp(other, *arguments)
+    found, pull_found = jax.vjp(one, *arguments)
+    direction = np.random.default_rng(7).normal(size=expected.shape).astype(expected.dtype)
+    for a, b in zip((found, *pull_found(direction)), (expected, *pull(direction)), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize('shape', [(2, 8, 10, 6, 3), (1, 7, 9, 5, 2), (2, 1, 4, 4, 1)])
@@ -23,11 +33,62 @@ def test_planes_give_the_convolution_and_its_gradients(monkeypatch, shape, strid
     def plain(x, kernel):
         return lax.conv_general_dilated(x, kernel, (stride,) * 3, [(side // 2,) * 2] * 3, dimension_numbers=LAYOUT)
 
-    expected, pull = jax.vjp(plain, x, kernel)
-    found, pull_found = jax.vjp(lambda x, kernel: by_planes(x, kernel, stride), x, kernel)
-    direction = rng.normal(size=expected.shape).astype(np.float32)
-    for a, b in zip((found, *pull_found(direction)), (expected, *pull(direction)), strict=True):
-        np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4)
+    check(lambda x, kernel: by_planes(x, kernel, stride), plain, x, kernel)
+
+
+@pytest.mark.parametrize('shape', [(2, 8, 4, 6, 3), (1, 7, 3, 5, 2), (2, 1, 4, 4, 1), (1, 2, 1, 1, 3)])
+@pytest.mark.parametrize('wide', [1, 64])
+def test_volumes_by_winograd_give_the_convolution_and_its_gradients(monkeypatch, shape, wide):
+    """Also where the slices, wide enough, go the same way."""
+    monkeypatch.setattr(jax, 'device_count', lambda: 1)
+    monkeypatch.setattr(convolution, 'FEW', 0)
+    monkeypatch.setattr(convolution, 'WIDE', wide)
+    rng = np.random.default_rng(2)
+    x = rng.normal(size=shape).astype(np.float32)
+    kernel = rng.normal(size=(3, 3, 3, shape[-1], 4)).astype(np.float32)
+
+    def plain(x, kernel):
+        return lax.conv_general_dilated(x, kernel, (1,) * 3, [(1, 1)] * 3, dimension_numbers=LAYOUT)
+
+    def found(x, kernel):
+        return convolve(x, kernel, (1,) * 3, 'SAME', dimension_numbers=LAYOUT)
+
+    check(found, plain, x, kernel)
+    products = str(jax.make_jaxpr(found)(x, kernel)).count('= conv_general_dilated')
+    assert products == (16 if wide == 1 and np.prod(shape[:-1]) // 2 >= 16 else 4)
+
+
+@pytest.mark.parametrize('shape', [(2, 8, 6, 64), (1, 15, 17, 64), (3, 1, 100, 65)])
+@pytest.mark.parametrize('worth', [0, 1e12])
+def test_wide_images_by_winograd_give_the_convolution_and_its_gradients(monkeypatch, shape, worth):
+    """With and without the gradient of the kernel as a matrix product."""
+    monkeypatch.setattr(jax, 'device_count', lambda: 1)
+    monkeypatch.setattr(convolution, 'WORTH', worth)
+    rng = np.random.default_rng(3)
+    x = rng.normal(size=shape).astype(np.float32)
+    kernel = (0.1 * rng.normal(size=(3, 3, shape[-1], 64))).astype(np.float32)
+    check(lambda x, kernel: convolution.convolve_images(x, kernel, 1), convolution.plain, x, kernel)
+    few_pixels = np.prod(shape[:-1]) < 4 * 65
+    program = str(jax.make_jaxpr(lambda x, k: convolution.convolve_images(x, k, 1))(x, kernel))
+    assert program.count('= conv_general_dilated') == (1 if few_pixels else 4)
+
+
+@pytest.mark.parametrize('shape, side, dtype', [((1, 32, 32, 64), 5, 'float32'), ((1, 32, 32, 63), 3, 'float32'),
+                                                ((1, 32, 32, 64), 3, 'bfloat16')])
+def test_other_sides_types_and_few_channels_do_without_winograd(monkeypatch, shape, side, dtype):
+    monkeypatch.setattr(jax, 'device_count', lambda: 1)
+    monkeypatch.setattr(convolution, 'WORTH', 1e12)
+    program = jax.make_jaxpr(lambda x, k: convolution.convolve_images(x, k, 1))(
+        jnp.ones(shape, dtype), jnp.ones((side, side, shape[-1], 64), dtype))
+    assert str(program).count('= conv_general_dilated') == 1
+
+
+def test_the_product_and_its_gradients():
+    rng = np.random.default_rng(4)
+    x, kernel = (rng.normal(size=s).astype(np.float32) for s in ((2, 3, 4, 5), (5, 6)))
+    check(product, lambda x, kernel: x @ kernel, x, kernel)
+    half = jax.vjp(product, jnp.asarray(x, jnp.bfloat16), jnp.asarray(kernel, jnp.bfloat16))
+    assert {y.dtype for y in (half[0], *half[1](half[0]))} == {jnp.dtype('bfloat16')}
 
 
 @pytest.mark.parametrize('shape, kernel, layout', [((1, 8, 8, 2), (3, 3, 2, 4), ('NHWC', 'HWIO', 'NHWC')),

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jax.nn import initializers
 
-from unet_jax.model.convolution import convolve
+from unet_jax.model.convolution import convolve, product
 from unet_jax.model.norm import normalise
 
 
@@ -134,7 +134,7 @@ class UpSample(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         y = nn.Dense(2 ** (x.ndim - 2) * self.features, use_bias=False, dtype=self.dtype, name='dense',
-                     kernel_init=spread())(x)
+                     kernel_init=spread(), dot_general=lambda x, kernel, *_, **__: product(x, kernel))(x)
         bias = self.param('bias', initializers.zeros, (self.features,), jnp.float32)
         return depth_to_space(y, 2) + bias.astype(self.dtype)
 
