@@ -115,4 +115,6 @@ def main() -> None:
 
 
 if __name__ == '__main__':
+    from unet_jax import huge_pages
+    huge_pages.restart()  # as main.py
     main()
