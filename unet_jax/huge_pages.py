@@ -1,9 +1,9 @@
 """Memory in pages of 2 MiB instead of 4 KiB, for what the host computes and decodes.
 
-A training step on CPUs touches fresh memory: 97,000 pages of 4 KiB for configs like 2-D in benchmarks/step.py, 336,000
-in 3-D, a fault and an entry of the TLB each. With huge pages 800 and 11,000: pairs of steps 1.35 → 1.17 s and 3.4 →
-2.7 s (2 cores, AVX2). Linux gives them to who asks ("madvise", the usual setting), and glibc from 2.35 on asks
-when GLIBC_TUNABLES said so before the process started.
+A training step on CPUs touches fresh memory: 97,000 page faults in the 2-D case of benchmarks/step.py, 336,000 in its
+3-D case. With huge pages there are 800 and 11,000, and steps take 1.17 s instead of 1.35 and 2.7 instead of 3.4 (2
+cores, AVX2). Linux gives them to who asks ("madvise", the usual setting), and glibc from 2.35 on asks when
+GLIBC_TUNABLES said so before the process started.
 """
 import os
 import sys

@@ -22,12 +22,12 @@ def convolve(x: jax.Array, kernel: jax.Array, strides: tuple[int, ...], padding,
         return lax.conv_general_dilated(x, kernel, strides, padding, **options)
     if x.ndim == 4:
         return convolve_images(x, kernel, strides[0])
-    if strides[0] == 1 and x.shape[-1] > FEW and exact(x, kernel):
+    if strides[0] == 1 and x.shape[-1] > FEW and suits_winograd(x, kernel):
         return winograd(x, kernel, convolve_stack)
     return by_planes(x, kernel, strides[0])
 
 
-def exact(x: jax.Array, kernel: jax.Array) -> bool:
+def suits_winograd(x: jax.Array, kernel: jax.Array) -> bool:
     """Whether `winograd` can stand in: it knows side 3 alone, and its differences cost bfloat16 too many digits."""
     return kernel.shape[0] == 3 and x.dtype == jnp.float32
 
@@ -90,7 +90,7 @@ def by_rows(x: jax.Array, kernel: jax.Array) -> jax.Array:
     Forward 60²×256 to 128: 26 → 20 ms, 30²×256: 15.6 → 10; but 240²×32: 15 → 34 (batch 2, AVX2).
     """
     pixels = x.shape[0] * x.shape[1] * x.shape[2]
-    if exact(x, kernel) and min(kernel.shape[2:]) >= WIDE and pixels >= 4 * max(kernel.shape[2:]):
+    if suits_winograd(x, kernel) and min(kernel.shape[2:]) >= WIDE and pixels >= 4 * max(kernel.shape[2:]):
         return winograd(x, kernel, convolve_rows)
     return plain(x, kernel)
 
