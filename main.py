@@ -85,8 +85,8 @@ def run_mode(config, folder: Path) -> None:
         sharding.by_the_first(lambda: compare.compare(folder, FLAGS.other, subset=FLAGS.subset), 'compare')
     else:
         from unet_jax.modes import predict
-        predict.predict(config, folder, source=FLAGS.input, output=FLAGS.output, which=FLAGS.checkpoint,
-                        ensemble=FLAGS.ensemble)
+        predict.predict(config, folder, sources=[FLAGS.input] if FLAGS.input else [], output=FLAGS.output,
+                        which=FLAGS.checkpoint, ensemble=FLAGS.ensemble)
 
 
 def explain(run, argument) -> object:

@@ -1,14 +1,16 @@
 """What --mode=predict takes as volumes: folders and files, from wherever they are named."""
 import shutil
+from pathlib import Path
 
 import nibabel
 import numpy as np
 import pytest
+from ml_collections import ConfigDict
 
 from unet_jax import phantom
 from unet_jax.annotations.schemas import MODALITIES
 from unet_jax.errors import InputError
-from unet_jax.inference.inputs import find_volumes
+from unet_jax.formats.inputs import find_volumes
 from unet_jax.pipeline import volumes
 
 SHAPE = (6, 16, 18)
@@ -25,7 +27,10 @@ def release(tmp_path_factory):
 
 
 def find(source):
-    return find_volumes(source and str(source), '2023', MODALITIES, False)
+    data = ConfigDict({'schema': '2023', 'modalities': MODALITIES, 'missing_modalities': False})
+    rows, problems = find_volumes([str(source)] if source else [], data)
+    assert not problems and rows.root.nunique() == 1
+    return Path(rows.root.iloc[0]), rows
 
 
 def image(root, row):

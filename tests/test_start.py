@@ -25,7 +25,7 @@ def test_options_of_volumes_are_taken_for_volumes():
 
 @pytest.mark.parametrize('field, value, message', [
     ('convention', 'isles', "convention is 'isles'; choose one of brats"), ('lesions', 'GBM', "'GBM'.*GLI"),
-    ('lesions', 'GLI', 'volumes only .*nifti or brats_h5.*coco'), ('postprocess', True, 'volumes only'),
+    ('lesions', 'GLI', 'volumes only; here config.data.format is .coco'), ('postprocess', True, 'volumes only'),
     ('modality_subsets', True, 'volumes only'), ('threshold', 1.0, 'between 0 and 1'),
     ('tolerance', -1.0, 'tolerance is -1.0; give a distance'), ('tolerance', float('nan'), 'a distance'),
     ('overlap', 1.0, 'under 1'), ('batch_size', 0, 'from 1'), ('pictures', -1, 'from 0')])
@@ -60,7 +60,7 @@ def test_phantoms_move_with_their_work_directory(tmp_path, monkeypatch):
     (old / 'seed_1').mkdir(parents=True)
     start.make_absolute(config, old)
     for folder in (old, old / 'seed_1'):
-        workdir.save_config(folder, config)
+        workdir.save_config(folder, config, old)
         assert workdir.load_config(folder).data.root == config.data.root == f'{old}/phantoms'
     old.rename('new')
     for folder in ('new', 'new/seed_1'):

@@ -43,11 +43,13 @@ def tuples(value: Any) -> Any:
     return {k: tuples(v) for k, v in value.items()} if isinstance(value, dict) else value
 
 
-def save_config(workdir: Path, config: ConfigDict) -> None:
-    """config.json. Phantoms, which lie in a work directory, are named from there, so that both may be moved."""
-    values = config.to_dict()
-    if values['data']['format'] == 'phantom' and values['data']['root']:
-        values['data']['root'] = os.path.relpath(values['data']['root'], workdir)
+def save_config(workdir: Path, config: ConfigDict, home: Path | None = None) -> None:
+    """config.json. Data that lie in `home`, by default the work directory, are named from there, so that both may be
+    moved together."""
+    values, home = config.to_dict(), os.path.abspath(home or workdir)
+    root = os.path.abspath(values['data']['root'])
+    if values['data']['root'] and os.path.commonpath([root, home]) == home:
+        values['data']['root'] = os.path.relpath(root, workdir)
     write_text(workdir / 'config.json', json.dumps(values, indent=2) + '\n')
 
 
@@ -71,7 +73,7 @@ def load_config(workdir: Path) -> ConfigDict:
     if later:
         tell_once(f'{path} was written by an older version. What it lacks is taken from configs/default.py: '
                   + ', '.join(f'{field} = {value!r}' for field, value in later.items()))
-    if config.data.format == 'phantom' and config.data.root:
+    if config.data.root:  # an absolute one stays as it is
         config.data.root = os.path.abspath(Path(workdir) / config.data.root)
     return config.lock()
 

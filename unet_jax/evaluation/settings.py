@@ -3,6 +3,7 @@ import math
 
 from ml_collections import ConfigDict
 
+from unet_jax import formats
 from unet_jax.errors import InputError
 from unet_jax.evaluation.lesions import check_challenge
 from unet_jax.evaluation.overlap import check_convention
@@ -18,15 +19,16 @@ LIMITS = {  # field: (what holds for a good value, what to give)
 
 def check(config: ConfigDict) -> None:
     """Raises InputError for a value that no evaluation takes, or that the format of the data has no use for."""
-    settings, data = config.evaluation, config.data.format
+    settings = config.evaluation
     check_convention(settings.convention)
     for field, (good, wanted) in LIMITS.items():
         if not good(settings[field]):
             raise InputError(f'config.evaluation.{field} is {settings[field]}; give {wanted}')
     if settings.lesions:
         check_challenge(settings.lesions)
-    for field, formats in (('lesions', ('nifti', 'brats_h5')), ('postprocess', ('nifti',)),
-                           ('modality_subsets', ('nifti',))):
-        if settings[field] and data not in formats:
-            raise InputError(f'config.evaluation.{field} is {settings[field]!r}, which is for volumes only '
-                             f'(config.data.format = {" or ".join(formats)}); here the format is {data}')
+    form = formats.named(config.data.format)
+    for field, good in (('lesions', form.stacked), ('postprocess', form.volumetric),
+                        ('modality_subsets', form.volumetric)):
+        if settings[field] and not good:
+            raise InputError(f'config.evaluation.{field} is {settings[field]!r}, which is for volumes only; here '
+                             f'config.data.format is {config.data.format!r}')

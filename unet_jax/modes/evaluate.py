@@ -1,7 +1,6 @@
 """--mode=evaluate: a checkpoint's scores on a subset, its masks, pictures and the report."""
 from collections.abc import Sequence
 from pathlib import Path
-from types import ModuleType
 
 import jax
 import numpy as np
@@ -14,7 +13,7 @@ from unet_jax.errors import InputError
 from unet_jax.evaluation import cases, modalities, table
 from unet_jax.experiment import Experiment
 from unet_jax.inference import predict as inference
-from unet_jax.modes import images, volumes
+from unet_jax.modes import kinds, volumes
 from unet_jax.pipeline import cache
 from unet_jax.pipeline import volumes as volume_files
 from unet_jax.report import html
@@ -29,8 +28,8 @@ def evaluate(config: ConfigDict, folder: Path, *, subset: str, which: str, ensem
     """
     predictor, used = inference.restore(config, [folder, *map(Path, ensemble)], which)
     experiment = predictor.experiment
-    data = volumes if experiment.volumetric else images
-    found = data.rows(frames.load(folder / 'annotations.parquet'))
+    data = kinds.of(experiment)
+    found = data.rows(experiment, frames.load(folder / 'annotations.parquet'))
     rows = cases.by_case(found[found.subset == subset].reset_index(drop=True))
     if rows.empty:
         raise InputError(f'--subset={subset}: no such images; there are {found.subset.value_counts().to_dict()}')
@@ -49,7 +48,7 @@ def evaluate(config: ConfigDict, folder: Path, *, subset: str, which: str, ensem
         sharding.wait_for_all('report')  # jax ends the first process where the others leave it alone for 5 minutes
         return
     scores, settings = pd.DataFrame(lines), config.evaluation
-    units = 'mm' if experiment.volumetric or rows.slice.notna().any() else 'px'
+    units = 'mm' if experiment.format.stacked else 'px'
     summary = table.summarise(scores, convention=settings.convention, units=units, seed=config.seed,
                               tolerance=settings.tolerance, lesion=settings.lesions or None)
     written = labels.values(experiment.classes)
@@ -74,7 +73,7 @@ def chosen_examples(predictor: inference.Predictor, samples: cache.Samples | vol
                     scores: pd.DataFrame, masks: Path) -> list[html.Example]:
     """The worst, median and best cases for the report, their predictions read back from the folder `masks`."""
     experiment, rows, examples = predictor.experiment, samples.rows, []
-    data = volumes if experiment.volumetric else images
+    data = kinds.of(experiment)
     for case, kind in html.choose_examples(scores, experiment.config.evaluation.pictures):
         where = np.flatnonzero(rows.case == case)
         shown = data.example(predictor, data.part(samples, slice(where[0], where[-1] + 1)), masks)
@@ -83,7 +82,7 @@ def chosen_examples(predictor: inference.Predictor, samples: cache.Samples | vol
     return examples
 
 
-def open_whole(data: ModuleType, experiment: Experiment, rows: pd.DataFrame, *, of: int
+def open_whole(data: kinds.Kind, experiment: Experiment, rows: pd.DataFrame, *, of: int
                ) -> tuple[cache.Samples | volume_files.Volumes, dict[str, str]]:
     """(the samples of all cases that can be read, {case: why} of the others, where config.data.on_error is 'skip').
 

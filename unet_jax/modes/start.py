@@ -6,6 +6,7 @@ from pathlib import Path
 import jax
 from ml_collections import ConfigDict
 
+from unet_jax import formats
 from unet_jax.evaluation import settings
 from unet_jax.pipeline import cache
 from unet_jax.training import sharding
@@ -31,9 +32,9 @@ def start(config: ConfigDict, folder: Path, *, distributed: bool | None = False)
 
 
 def make_absolute(config: ConfigDict, folder: Path) -> None:
-    """Paths of `config.data` as seen from anywhere, since a work directory is used from other folders later; phantoms
-    lie in `folder`."""
-    if config.data.format == 'phantom' and not config.data.root:
+    """Paths of `config.data` as seen from anywhere, since a work directory is used from other folders later; data that
+    the project makes lie in `folder`."""
+    if formats.named(config.data.format).made and not config.data.root:
         config.data.root = str(folder / 'phantoms')
     for field in ('root', 'cache', 'split_file'):
         if config.data[field]:

@@ -12,7 +12,7 @@ from unet_jax import workdir as files
 from unet_jax.annotations import frame as frames
 from unet_jax.errors import InputError
 from unet_jax.experiment import create, settle
-from unet_jax.modes import images, volumes
+from unet_jax.modes import kinds
 from unet_jax.modes.annotate import annotate
 from unet_jax.pipeline import stream
 from unet_jax.training import loop, sharding, together
@@ -59,12 +59,13 @@ def check_whole(folder: Path) -> None:
                          'what is missing, or name another --workdir to start anew')
 
 
-def save_config(folder: Path, config: ConfigDict) -> None:
-    """config.json; environment.json of the first start, a line in resumed.jsonl of every later one. By process 0."""
+def save_config(folder: Path, config: ConfigDict, home: Path | None = None) -> None:
+    """config.json (`home`: see `workdir.save_config`); environment.json of the first start, a line in resumed.jsonl of
+    every later one. By process 0."""
     with sharding.first_process_first('config'):
         if not jax.process_index():
             folder.mkdir(parents=True, exist_ok=True)
-            files.save_config(folder, config)
+            files.save_config(folder, config, home)
             first, environment = folder / 'environment.json', files.environment()
             if first.exists():
                 now = time.strftime('%Y-%m-%dT%H:%M:%S%z')
@@ -85,7 +86,7 @@ def split_by_seed(config: ConfigDict, folder: Path, frame: pd.DataFrame) -> dict
         with member.unlocked():
             member.seed, member.train.seeds = seed, ()
         path = folder / f'seed_{seed}'
-        save_config(path, member)
+        save_config(path, member, folder)
         frames.save(frame, path)
         for name in ('audit.json', 'audit.txt'):
             files.write_text(path / name, (folder / name).read_text(encoding='utf-8'))
@@ -96,8 +97,8 @@ def split_by_seed(config: ConfigDict, folder: Path, frame: pd.DataFrame) -> dict
 def begin(config: ConfigDict, folder: Path, frame: pd.DataFrame) -> together.Member:
     """What a run trains: its experiment, its samples, and where it goes."""
     experiment = create(config)
-    data = volumes if experiment.volumetric else images
-    rows = data.rows(frame)
+    data = kinds.of(experiment)
+    rows = data.rows(experiment, frame)
     parts = {use: rows[rows.subset == subset].reset_index(drop=True)
              for use, subset in (('train', 'train'), ('valid', config.train.validate))}
     parts['train'] = stream.thin(parts['train'], share=config.data.empty_slices,

@@ -19,6 +19,7 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 
+from unet_jax import formats
 from unet_jax.annotations import labels
 from unet_jax.errors import InputError
 from unet_jax.pipeline import decode, threads
@@ -164,8 +165,7 @@ def fill(target: Path, write: Callable[[Path], None]) -> None:
 
 def _write(rows: pd.DataFrame, settings: decode.Settings, target: Path, on_error: str = 'raise') -> None:
     def write(folder: Path) -> None:
-        float16 = bool(len(rows)) and decode.is_hdf5(rows.path.iloc[0])
-        image = create_array(folder / 'image.npy', np.float16 if float16 else np.uint8,
+        image = create_array(folder / 'image.npy', formats.named(settings.format).dtype,
                              (len(rows), *settings.size, settings.channels))
         label = create_array(folder / 'label.npy', labels.bits_dtype(len(settings.classes)),
                              (len(rows), *settings.size))
