@@ -25,6 +25,8 @@ def get_config() -> ConfigDict:
     data.max_skipped = 0.01  # the largest share of the samples that may be skipped
     data.split = (0.7, 0.15, 0.15)  # train, valid, test shares, by group, where the data set has no subsets of its own
     data.split_seed = 0  # of the split into subsets or folds, and of phantoms; `seed` does not change them
+    data.group_pattern = ''  # of pairs: regular expression over a path: (patient), maybe (slice number); '' guesses
+    data.mask_values = ()  # of pairs: ((value, name), ...) of the masks; () takes what they hold
     data.split_file = ''  # JSON {'train': [cases], 'valid': [], 'test': []}; every run writes its own, splits.json
     data.folds = 0  # split into so many folds, after the test share was set aside; 0 takes data.split alone
     data.fold = 0  # the one that is valid
