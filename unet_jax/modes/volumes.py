@@ -85,7 +85,7 @@ def brain(volume: volumes.Volume) -> np.ndarray:
 
 
 def with_modality_subsets(predictor: inference.Predictor, samples: volumes.Volumes) -> list[dict]:
-    """Dice of every case and region with each subset of the modalities: case, group, region, modalities, dice."""
+    """Dice of every case, region and subset of the modalities: case, group, region, modalities, dice, present."""
     experiment, lines = predictor.experiment, []
     convention, names = experiment.config.evaluation.convention, tuple(experiment.config.data.modalities)
     chosen = modalities.subsets(names)
@@ -94,7 +94,8 @@ def with_modality_subsets(predictor: inference.Predictor, samples: volumes.Volum
         bits = segment_volume(predictor, samples[index], row, tuple(name in kept for name in names))
         pair = [labels.region_masks(b, experiment.of) for b in (reference(experiment, row), bits)]
         lines += [{'case': row.case, 'group': row.group, 'region': name, 'modalities': '+'.join(kept),
-                   'dice': overlap.dice(overlap.counts(*(m[..., r] for m in pair)), convention=convention)}
+                   'dice': overlap.dice(overlap.counts(*(m[..., r] for m in pair)), convention=convention),
+                   'present': bool(pair[0][..., r].any())}
                   for r, name in enumerate(experiment.names)]
     return lines
 

@@ -223,9 +223,9 @@ def _note(axes: Axes, text: str, x: float, y: float, **where: str) -> None:
 
 
 def _paint(masks: np.ndarray) -> np.ndarray:
-    """(H, W, R) booleans -> (H, W, 4) translucent colours, each region over the ones before it, as WT, TC, ET."""
+    """(H, W, R) booleans -> (H, W, 4) translucent colours, smaller regions over larger ones, as ET over TC over WT."""
     inks = np.zeros((*masks.shape[:2], 4))
-    for r in range(masks.shape[-1]):
+    for r in sorted(range(masks.shape[-1]), key=lambda r: -masks[..., r].sum()):
         inks[masks[..., r]] = to_rgba(colour(r), 0.4)
     return inks
 
