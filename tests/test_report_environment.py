@@ -47,8 +47,8 @@ def test_the_backend_of_a_notebook_changes_nothing(backend, drawn, tmp_path):
 
 def test_a_matplotlibrc_changes_nothing(drawn, tmp_path):
     """Neither its fonts nor LaTeX, without which the report of a finished run could not be drawn."""
-    (tmp_path / 'matplotlibrc').write_text('text.usetex: True\nfont.size: 30\nsavefig.facecolor: red\nbackend: absent\n'
-                                           'savefig.bbox: tight\n')
+    (tmp_path / 'matplotlibrc').write_text('text.usetex: True\nfont.size: 30\nsavefig.facecolor: red\n'
+                                           'backend: absent\nsavefig.bbox: tight\n')
     assert draw(tmp_path / 'a.png', tmp_path)[:2] == drawn[:2]
 
 

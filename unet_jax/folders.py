@@ -1,4 +1,4 @@
-"""Folders that may not be writable: tried before they are needed; and the user's cache folder, wherever that can be."""
+"""Folders that may not be writable, tried before they are needed; and the user's cache folder, wherever that is."""
 import functools
 import logging
 import os
