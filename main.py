@@ -1,8 +1,9 @@
 """unet_jax on the command line: python main.py --config=configs/phantom.py. Parses and dispatches, nothing more."""
-from unet_jax import huge_pages
+from unet_jax import console, huge_pages
 
 if __name__ == '__main__':
-    huge_pages.restart()  # before anything large is imported
+    huge_pages.restart(__file__)  # before anything large is imported
+    console.forgive()
 
 import errno
 import logging
@@ -60,7 +61,7 @@ def main(_: list[str]) -> None:
     from unet_jax.training import sharding
     config, folder = FLAGS.config, Path(FLAGS.workdir)
     with signals.raised():
-        start.start(config, folder, distributed=FLAGS.distributed)
+        start.start(config, folder, distributed=FLAGS.distributed, mode=FLAGS.mode, output=FLAGS.output)
         with sharding.among_peers():
             run_mode(config, folder)
 

@@ -30,6 +30,7 @@ def get_config() -> ConfigDict:
     data.fold = 0  # the one that is valid
     data.empty_slices = 1.0  # share of tumour-free slices kept for training; evaluation always sees all of them
     data.cache = ''  # folder of the decoded samples; '' is the user's cache folder
+    data.cache_limit = 100.0  # GB that this folder may hold: samples that were not used for a day go, oldest first
     # of volumes only
     data.schema = 'auto'  # the release, 2018 ... 2024-PED or MSD, by which labels have meanings; 'auto' finds out
     data.modalities = ('flair', 't1', 't1ce', 't2')  # the channels, in this order

@@ -18,7 +18,7 @@ from unet_jax.pipeline import stream
 from unet_jax.training import loop, sharding, together
 
 # fields that change no step, and not by what validation chooses the best one: threshold and flips are none of them
-SAFE = ('data.cache', 'data.root', 'train.checkpoint_every', 'train.evaluate_every', 'train.fsdp',
+SAFE = ('data.cache', 'data.cache_limit', 'data.root', 'train.checkpoint_every', 'train.evaluate_every', 'train.fsdp',
         'train.input_timeout', 'train.keep', 'train.log_every', 'train.resident', 'train.skip_nonfinite',
         'train.spatial', 'evaluation.batch_size', 'evaluation.convention', 'evaluation.lesions',
         'evaluation.modality_subsets', 'evaluation.overlap', 'evaluation.pictures', 'evaluation.postprocess',

@@ -27,7 +27,7 @@ def rows(experiment: Experiment, frame: pd.DataFrame) -> pd.DataFrame:
 
 def open_samples(experiment: Experiment, rows: pd.DataFrame) -> volumes.Volumes:
     data = experiment.config.data
-    return volumes.open_volumes(rows, experiment.settings, data.cache, on_error=data.on_error)
+    return volumes.open_volumes(rows, experiment.settings, data.cache, on_error=data.on_error, limit=data.cache_limit)
 
 
 def training_samples(experiment: Experiment, train: pd.DataFrame, valid: pd.DataFrame
