@@ -6,7 +6,7 @@ from ml_collections import ConfigDict
 
 from unet_jax.inference import predict as inference
 from unet_jax.modes import images, volumes
-from unet_jax.training import sharding
+from unet_jax.training import processes
 
 
 def predict(config: ConfigDict, folder: Path, *, source: str | None, output: str | None, which: str,
@@ -23,4 +23,4 @@ def predict(config: ConfigDict, folder: Path, *, source: str | None, output: str
         written = data.predict(predictor, source, Path(output) if output else folder / 'predictions')
         print(f'{written}\nCheckpoint {used}')
 
-    sharding.by_the_first(write, 'predict')
+    processes.by_the_first(write, 'predict')

@@ -8,11 +8,11 @@ from ml_collections import ConfigDict
 
 from unet_jax.evaluation import settings
 from unet_jax.pipeline import cache
-from unet_jax.training import sharding
+from unet_jax.training import processes
 
 
 def start(config: ConfigDict, folder: Path, *, distributed: bool | None = False) -> None:
-    """Settings of the process, before jax starts: other processes are joined (`distributed`: see `sharding.join`),
+    """Settings of the process, before jax starts: other processes are joined (`distributed`: see `processes.join`),
     compiled programs are kept in the user's cache folder. Raises InputError for a `config.evaluation` that would fail
     only after training."""
     settings.check(config)
@@ -25,7 +25,7 @@ def start(config: ConfigDict, folder: Path, *, distributed: bool | None = False)
         # instead of 172 (configs/coco.py, 12 images). jax 0.12 is as fast without the flag.
         flags += ' --xla_cpu_experimental_ynn_fusion_type='
     os.environ['XLA_FLAGS'] = flags.strip()
-    sharding.join(distributed)
+    processes.join(distributed)
     logging.getLogger('unet_jax').setLevel(logging.ERROR if jax.process_index() else logging.INFO)
     jax.config.update('jax_compilation_cache_dir', str(cache.default_folder() / 'compiled'))
 

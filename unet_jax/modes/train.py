@@ -15,7 +15,7 @@ from unet_jax.experiment import create, settle
 from unet_jax.modes import images, volumes
 from unet_jax.modes.annotate import annotate
 from unet_jax.pipeline import stream
-from unet_jax.training import loop, sharding, together
+from unet_jax.training import loop, processes, together
 
 # fields that change no step, and not by what validation chooses the best one: threshold and flips are none of them
 SAFE = ('data.cache', 'data.root', 'train.checkpoint_every', 'train.evaluate_every', 'train.fsdp',
@@ -32,7 +32,7 @@ def train(config: ConfigDict, folder: Path, *, allow: tuple[str, ...] = ()) -> N
     """
     resumed = (folder / 'config.json').exists()
     check_whole(folder)
-    with sharding.first_process_first('annotations'):
+    with processes.first_process_first('annotations'):
         frame = read_or_annotate(config, folder, resumed=resumed)
     config = settle(config, frame)
     if resumed:
@@ -61,7 +61,7 @@ def check_whole(folder: Path) -> None:
 
 def save_config(folder: Path, config: ConfigDict) -> None:
     """config.json; environment.json of the first start, a line in resumed.jsonl of every later one. By process 0."""
-    with sharding.first_process_first('config'):
+    with processes.first_process_first('config'):
         if not jax.process_index():
             folder.mkdir(parents=True, exist_ok=True)
             files.save_config(folder, config)
@@ -106,7 +106,7 @@ def begin(config: ConfigDict, folder: Path, frame: pd.DataFrame) -> together.Mem
         if part.empty:
             raise InputError(f'{config.data.root}: no image in the subset {use!r}, which training needs (see '
                              f'config.train.validate); there are {rows.subset.value_counts().to_dict()}')
-    with sharding.first_process_first('samples'):  # once where the cache is shared, else once a host
+    with processes.first_process_first('samples'):  # once where the cache is shared, else once a host
         samples = data.training_samples(experiment, **parts)
     note_skipped(config, folder, unread(frame) | samples['train'].skipped | samples['valid'].skipped, of=len(rows))
     return together.Member(experiment, samples, folder)
