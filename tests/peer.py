@@ -55,7 +55,7 @@ def train_until_killed(folder: Path) -> None:
 
 def main(folder: Path) -> None:
     """Leaves augmented.npz and told.json, the runs whole/ and sharded/, and lost.txt in `folder`."""
-    processes.join(True)
+    processes.join(None)
     loop.create_programs = compiled_once(loop.create_programs)
     mesh, first = sharding.create_mesh(), jax.process_index() == 0
     told = {'gathered': processes.gather([{'process': jax.process_index()}] * (1 + jax.process_index())),

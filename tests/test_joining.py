@@ -10,7 +10,9 @@ from unet_jax.modes import start
 from unet_jax.training import processes, sharding
 
 NAMES = ('JAX_COORDINATOR_ADDRESS', 'JAX_NUM_PROCESSES', 'JAX_PROCESS_ID')
-AROUND = (*NAMES, 'SLURM_STEP_NUM_TASKS', 'SLURM_STEP_NODELIST', 'KUBERNETES_SERVICE_HOST', 'JOB_COMPLETION_INDEX')
+AROUND = (*NAMES, 'SLURM_STEP_NUM_TASKS', 'SLURM_STEP_NODELIST', 'KUBERNETES_SERVICE_HOST', 'JOB_COMPLETION_INDEX',
+          *(name for names in processes.LAUNCHERS.values() for name in names if name), *processes.JOBS,
+          'OMPI_MCA_orte_hnp_uri', 'JAX_COORDINATOR_PORT', 'JAX_LOCAL_DEVICE_IDS')
 TASKS = {'SLURM_STEP_NUM_TASKS': '2', 'SLURM_STEP_NODELIST': 'a,b'}
 POD = {'KUBERNETES_SERVICE_HOST': '10.0.0.1', 'JOB_COMPLETION_INDEX': '0'}
 
@@ -67,6 +69,53 @@ def test_a_known_cluster_is_asked_and_three_variables_say_all(around, joined):
     around(dict(zip(NAMES, ('host:1', '2', '1'))))
     processes.join(None)
     assert joined == [((), {}), (('host:1', 2, 1), {'cluster_detection_method': 'deactivate'})]
+
+
+OMPI = {'OMPI_COMM_WORLD_RANK': '1', 'OMPI_COMM_WORLD_SIZE': '2', 'OMPI_COMM_WORLD_LOCAL_RANK': '1',
+        'OMPI_COMM_WORLD_LOCAL_SIZE': '2', 'PMIX_NAMESPACE': 'prterun-host-17@1', 'PMIX_RANK': '1'}
+HYDRA = {'PMI_RANK': '1', 'PMI_SIZE': '2', 'MPI_LOCALRANKID': '1', 'MPI_LOCALNRANKS': '2'}
+APART = {'OMPI_COMM_WORLD_LOCAL_SIZE': '1', 'OMPI_COMM_WORLD_LOCAL_RANK': '0', 'MPI_LOCALNRANKS': '1',
+         'MPI_LOCALRANKID': '0'}  # a process a host
+
+
+@pytest.mark.parametrize('environment', [OMPI, HYDRA, TASKS | OMPI], ids=['Open MPI', 'MPICH', 'in an allocation'])
+def test_what_mpirun_starts_on_one_host_joins_at_a_port_of_its_own(around, joined, environment):
+    around(environment)
+    processes.join(None)
+    around({'PMIX_NAMESPACE': 'prterun-host-18@1', 'PMI_JOBID': 'another'})
+    processes.join(None)
+    (first, options), (second, _) = joined
+    assert first[1:] == (2, 1) and first[0].startswith('127.0.0.1:') and int(first[0][10:]) in processes.PORTS
+    assert options == {'cluster_detection_method': 'deactivate', 'local_device_ids': [1]} and second[0] != first[0]
+
+
+def test_what_mpirun_starts_on_several_hosts_needs_the_first_ones_name(around, joined):
+    around(HYDRA | APART)
+    with pytest.raises(InputError, match='MPICH started .* number 1 of 2, on several hosts.*--nodistributed') as told:
+        processes.join(None)
+    assert (" sh -c 'JAX_COORDINATOR_ADDRESS=FIRST_HOST:61440 JAX_NUM_PROCESSES=$PMI_SIZE JAX_PROCESS_ID=$PMI_RANK "
+            'exec python ') in str(told.value)
+    processes.join(False)
+    assert joined == []
+    around({'JAX_COORDINATOR_ADDRESS': 'host:1'})
+    processes.join(None)
+    around({'OMPI_COMM_WORLD_RANK': '1', 'OMPI_COMM_WORLD_SIZE': '2', 'OMPI_COMM_WORLD_LOCAL_RANK': '0',
+            'OMPI_COMM_WORLD_LOCAL_SIZE': '1', 'OMPI_MCA_orte_hnp_uri': '4096.0;tcp://10.0.0.1:1'})
+    os.environ.pop('JAX_COORDINATOR_ADDRESS')
+    processes.join(None)  # Open MPI 4 says where, and jax reads it
+    deactivate = {'cluster_detection_method': 'deactivate', 'local_device_ids': [0]}
+    assert joined == [(('host:1', 2, 1), deactivate), ((), {'cluster_detection_method': 'ompi'})]
+
+
+def test_pmix_alone_does_not_say_of_how_many(around, joined):
+    around({'PMIX_RANK': '0'})
+    with pytest.raises(InputError, match='PMIx started.*does not say of how many.*JAX_NUM_PROCESSES=HOW_MANY'):
+        processes.join(None)
+    around({'SLURM_STEP_NUM_TASKS': '1'})  # one task by itself
+    processes.join(None)
+    around(TASKS)
+    processes.join(None)  # srun --mpi=pmix
+    assert joined == [((), {})]
 
 
 def test_two_of_the_three_variables_are_not_taken_for_none(around, joined):

@@ -55,10 +55,10 @@ def read_frame(config: ConfigDict, *, audit: bool = False) -> pd.DataFrame:
                          'how to split; set one of them')
     read, layout = readers[data.format]
     if data.format == 'phantom':
-        phantom.write_coco(Path(data.root), **data.phantom, seed=config.seed)
+        phantom.write_coco(Path(data.root), **data.phantom, seed=data.split_seed)
     elif not data.root:
         raise InputError(f'config.data.root is empty: name the data set, --config.data.root=DIR. {layout}')
-    frame = read(config, audit=audit, split=data.split, seed=config.seed, folds=data.folds, fold=data.fold)
+    frame = read(config, audit=audit, split=data.split, seed=data.split_seed, folds=data.folds, fold=data.fold)
     return split.read_splits(frame, data.split_file) if data.split_file else frame
 
 

@@ -4,13 +4,15 @@ import importlib.util
 import json
 import os
 import queue
+import shlex
 import sys
 import threading
+import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from glob import glob
 from itertools import count
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -23,6 +25,13 @@ from unet_jax.signals import Interrupted
 from unet_jax.training import sharding
 
 PATIENCE = 24 * 3600  # seconds that processes wait while process 0 reads and prepares the data
+# Of each launcher of MPI programs: rank, size, and both among the processes of the host
+LAUNCHERS = {'Open MPI': ('OMPI_COMM_WORLD_RANK', 'OMPI_COMM_WORLD_SIZE', 'OMPI_COMM_WORLD_LOCAL_RANK',
+                          'OMPI_COMM_WORLD_LOCAL_SIZE'),
+             'MPICH': ('PMI_RANK', 'PMI_SIZE', 'MPI_LOCALRANKID', 'MPI_LOCALNRANKS'),  # and Intel MPI
+             'PMIx': ('PMIX_RANK', 'JAX_NUM_PROCESSES', '', '')}  # the rest is told to users of its library only
+JOBS = ('PMIX_NAMESPACE', 'OMPI_MCA_ess_base_jobid', 'PMI_JOBID')  # the name of a job
+PORTS = range(61440, 65536)  # the end of the ephemeral ports, as jax chooses under SLURM
 meetings = count()  # every process meets the others equally often, and a meeting's name must be new
 
 
@@ -43,24 +52,88 @@ def known_cluster() -> str | None:
     return None
 
 
+class Launched(NamedTuple):
+    """What the launcher of MPI programs says of this process."""
+    launcher: str
+    rank: int
+    size: int
+    local_rank: int | None
+    local_size: int | None  # processes on this host
+
+
+def launched() -> Launched | None:
+    """How mpirun started this process as one of several; None where it did not, or where srun did.
+
+    Raises InputError where the environment tells its number and not of how many.
+    """
+    tasks = os.environ.get('SLURM_STEP_NUM_TASKS')
+    for launcher, names in LAUNCHERS.items():
+        rank, size, local_rank, local_size = (os.environ.get(name) for name in names)
+        by_srun = tasks is not None and size in (None, tasks) and local_size is None  # which speaks PMI and PMIx too
+        if rank is None or size == '1' or by_srun:
+            continue
+        if size is None:
+            raise InputError(f'{names[0]}={rank}: {launcher} started this process as one of several, and {names[1]} '
+                             f'does not say of how many. {how_to(launcher)}')
+        return Launched(launcher, int(rank), int(size), local_rank and int(local_rank), local_size and int(local_size))
+    return None
+
+
+def how_to(launcher: str) -> str:
+    """The command by which processes that mpirun starts on several hosts find each other."""
+    rank, size, *_ = LAUNCHERS[launcher]
+    size = 'HOW_MANY' if size.startswith('JAX_') else f'${size}'
+    command = f'JAX_COORDINATOR_ADDRESS=FIRST_HOST:{PORTS[0]} JAX_NUM_PROCESSES={size} JAX_PROCESS_ID=${rank} ' \
+        f'exec python {shlex.join(sys.argv)}'
+    return (f'Say on which host the first one runs: mpirun YOUR_OPTIONS sh -c {shlex.quote(command)}. --nodistributed '
+            'runs each by itself, which then needs a --workdir of its own')
+
+
+def join_launched(here: Launched) -> None:
+    """Joins the processes that mpirun started: at JAX_COORDINATOR_ADDRESS, on one host at a port of it, else as jax
+    finds out (Open MPI before 5). Raises InputError, with the command to use, where none of these is possible."""
+    address, local = os.environ.get('JAX_COORDINATOR_ADDRESS'), here.local_rank
+    if not address and here.local_size == here.size:
+        # what the processes of one start share: the name of the job, or the process that started them
+        job = next((os.environ[name] for name in JOBS if name in os.environ), str(os.getppid()))
+        port = os.environ.get('JAX_COORDINATOR_PORT') or PORTS[zlib.crc32(job.encode()) % len(PORTS)]
+        address = f'127.0.0.1:{port}'
+    if address:
+        devices = {} if local is None or 'JAX_LOCAL_DEVICE_IDS' in os.environ else {'local_device_ids': [local]}
+        jax.distributed.initialize(address, here.size, here.rank, cluster_detection_method='deactivate', **devices)
+    elif 'OMPI_MCA_orte_hnp_uri' in os.environ:
+        jax.distributed.initialize(cluster_detection_method='ompi')
+    else:
+        raise InputError(f'{here.launcher} started this process as number {here.rank} of {here.size}, on several '
+                         f'hosts. {how_to(here.launcher)}')
+
+
 def join(distributed: bool | None) -> None:
-    """Joins the other processes of a run, before jax starts. None: where a cluster is known, or is named by
-    JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES and JAX_PROCESS_ID. Raises InputError where that fails."""
+    """Joins the other processes of a run, before jax starts. None: where a cluster is known, where mpirun started
+    several, or where JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES and JAX_PROCESS_ID name one. Raises InputError where
+    that fails."""
+    if distributed is False:
+        return
     names = ('JAX_COORDINATOR_ADDRESS', 'JAX_NUM_PROCESSES', 'JAX_PROCESS_ID')
     given = [os.environ[name] for name in names if name in os.environ]
     known = known_cluster()
-    if distributed is False or not (distributed or given or known):
+    started = launched() if len(given) < len(names) else None
+    if not (distributed or given or known or started):
         return
-    ways = f'Start one on every host with SLURM, Kubernetes or Cloud TPU, or set {", ".join(names)}; see ' \
+    ways = f'Start one on every host with SLURM, Kubernetes, Cloud TPU or mpirun, or set {", ".join(names)}; see ' \
         'docs/scaling.md. --nodistributed runs this process alone'
-    if 0 < len(given) < len(names) and not known:
+    if 0 < len(given) < len(names) and not (known or started):
         missing = [name for name in names if name not in os.environ]
         raise InputError(f'{", ".join(missing)}: not in the environment, where the other of the three are. {ways}')
     try:
         if len(given) == len(names):  # all is said: whatever cluster there is around is not asked
             jax.distributed.initialize(given[0], int(given[1]), int(given[2]), cluster_detection_method='deactivate')
+        elif started:
+            join_launched(started)
         else:
             jax.distributed.initialize()
+    except InputError:
+        raise
     except Exception as error:  # any: of every cluster's own interface, and of half a set of its variables
         raise InputError(f'--distributed: the processes did not find each other ({error!r}). {ways}') from error
 
