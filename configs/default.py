@@ -24,7 +24,7 @@ def get_config() -> ConfigDict:
     data.on_error = 'raise'  # a file that cannot be read: 'raise', or 'skip' it (in evaluation its case) and say so
     data.max_skipped = 0.01  # the largest share of the samples that may be skipped
     data.split = (0.7, 0.15, 0.15)  # train, valid, test shares, by group, where the data set has no subsets of its own
-    data.split_seed = 0  # of the split into subsets or folds, and of phantoms; `seed` does not change them
+    data.split_seed = 0  # of that split, of the folds and of phantoms: runs of another `seed` have the same subsets
     data.split_file = ''  # JSON {'train': [cases], 'valid': [], 'test': []}; every run writes its own, splits.json
     data.folds = 0  # split into so many folds, after the test share was set aside; 0 takes data.split alone
     data.fold = 0  # the one that is valid

@@ -17,7 +17,7 @@ from unet_jax.modes import kinds, volumes
 from unet_jax.pipeline import cache
 from unet_jax.pipeline import volumes as volume_files
 from unet_jax.report import html
-from unet_jax.training import sharding
+from unet_jax.training import processes
 from unet_jax.workdir import write_text
 
 
@@ -33,19 +33,19 @@ def evaluate(config: ConfigDict, folder: Path, *, subset: str, which: str, ensem
     rows = cases.by_case(found[found.subset == subset].reset_index(drop=True))
     if rows.empty:
         raise InputError(f'--subset={subset}: no such images; there are {found.subset.value_counts().to_dict()}')
-    with sharding.first_process_first('samples'):
+    with processes.first_process_first('samples'):
         samples, skipped = open_whole(data, experiment, rows, of=len(found))
         if config.evaluation.postprocess:
             valid = found[found.subset == config.train.validate].reset_index(drop=True)
             predictor = predictor._replace(limits=volumes.limits(predictor, folder, used, valid))
     rows, masks = samples.rows, folder / 'predictions' / subset
     mine = data.part(samples, cases.share(rows, jax.process_index(), jax.process_count()))
-    lines = sharding.gather([line for case in data.segment(predictor, mine, masks)
+    lines = processes.gather([line for case in data.segment(predictor, mine, masks)
                              for line in cases.score(experiment, case)])
     wanted = config.evaluation.modality_subsets
-    fewer = sharding.gather(volumes.with_modality_subsets(predictor, mine) if wanted else [])
+    fewer = processes.gather(volumes.with_modality_subsets(predictor, mine) if wanted else [])
     if jax.process_index():
-        sharding.wait_for_all('report')  # jax ends the first process where the others leave it alone for 5 minutes
+        processes.wait_for_all('report')  # jax ends the first process where the others leave it alone for 5 minutes
         return
     scores, settings = pd.DataFrame(lines), config.evaluation
     units = 'mm' if experiment.format.stacked else 'px'
@@ -66,7 +66,7 @@ def evaluate(config: ConfigDict, folder: Path, *, subset: str, which: str, ensem
     if settings.postprocess:
         print(f'Post-processed: {predictor.limits}, in mm³, tuned on {config.train.validate}')
     print(f'\nCheckpoint {used} on {subset}: {target}/cases.csv and summary.json\nMasks: {masks}\nReport: {report}')
-    sharding.wait_for_all('report')
+    processes.wait_for_all('report')
 
 
 def chosen_examples(predictor: inference.Predictor, samples: cache.Samples | volume_files.Volumes,

@@ -15,7 +15,7 @@ from unet_jax.inference import ledger
 from unet_jax.inference import predict as inference
 from unet_jax.modes import kinds, volumes
 from unet_jax.progress import bar
-from unet_jax.training import sharding
+from unet_jax.training import processes
 
 
 def predict(config: ConfigDict, folder: Path, *, sources: Sequence[str], output: str | None, which: str,
@@ -27,7 +27,7 @@ def predict(config: ConfigDict, folder: Path, *, sources: Sequence[str], output:
         predictor = predictor._replace(limits=volumes.limits(predictor, folder, used, None))
         used = f'{used}, post-processed: {predictor.limits}, in mm³'
     target = Path(output) if output else folder / 'predictions'
-    sharding.by_the_first(lambda: write(predictor, sources, target, used), 'predict')
+    processes.by_the_first(lambda: write(predictor, sources, target, used), 'predict')
 
 
 def write(predictor: inference.Predictor, sources: Sequence[str], output: Path, used: str) -> None:

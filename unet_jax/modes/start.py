@@ -12,7 +12,7 @@ from unet_jax import folders, formats
 from unet_jax.errors import InputError
 from unet_jax.evaluation import settings
 from unet_jax.pipeline import cache_limit
-from unet_jax.training import sharding
+from unet_jax.training import processes
 
 log = logging.getLogger('unet_jax')
 SCORED = ('evaluation', 'pictures', 'predictions')
@@ -24,7 +24,7 @@ APPENDED = ('metrics.jsonl', 'timing.jsonl', 'resumed.jsonl', 'config_changes.js
 
 def start(config: ConfigDict, folder: Path, *, distributed: bool | None = False, mode: str = '',
           output: str | None = None) -> None:
-    """Settings of the process, before jax starts: other processes are joined (`distributed`: see `sharding.join`),
+    """Settings of the process, before jax starts: other processes are joined (`distributed`: see `processes.join`),
     compiled programs are kept in the user's cache folder. What `mode` will need at its end is tried now.
 
     Raises InputError for a `config.evaluation` that would fail only after training, for a folder that cannot be
@@ -34,7 +34,7 @@ def start(config: ConfigDict, folder: Path, *, distributed: bool | None = False,
     make_absolute(config, folder)
     try_ends(config, folder, mode, output)
     set_flags(config)
-    sharding.join(distributed)
+    processes.join(distributed)
     check_devices()
     log.setLevel(logging.ERROR if jax.process_index() else logging.INFO)
     keep_programs()
@@ -43,7 +43,7 @@ def start(config: ConfigDict, folder: Path, *, distributed: bool | None = False,
 def make_absolute(config: ConfigDict, folder: Path) -> None:
     """Paths of `config.data` as seen from anywhere, since a work directory is used from other folders later; data that
     the project makes lie in `folder`."""
-    if formats.named(config.data.format).made and not config.data.root:
+    if formats.named(config.data.format).make and not config.data.root:
         config.data.root = str(folder / 'phantoms')
     for field in ('root', 'cache', 'split_file'):
         if config.data[field]:

@@ -19,7 +19,7 @@ from unet_jax.experiment import Experiment, init_params
 from unet_jax.pipeline import stream
 from unet_jax.pipeline.cache import Samples
 from unet_jax.progress import bar
-from unet_jax.training import checkpoint, dispatch, optimizer, sharding, validation
+from unet_jax.training import checkpoint, dispatch, optimizer, processes, sharding, validation
 from unet_jax.training import state as states
 from unet_jax.training import step as steps
 from unet_jax.training.journal import Journal
@@ -104,7 +104,7 @@ def train(experiment: Experiment, samples: dict[str, Samples], folder: Path, *, 
     dispatch.check(config, start)
     journal = Journal(folder, start=start, notes=notes, skip_nonfinite=config.skip_nonfinite,
                       samples_of=lambda step: name_samples(experiment, samples['train'], step))
-    agreed = sharding.agreement(programs.mesh)
+    agreed = processes.agreement(programs.mesh)
     with (signals.noted() as received, closing(journal),
           closing(input_batches(experiment, samples['train'], start, lambda: bool(received))) as batches,
           bar(total=config.steps, initial=start, desc='training', unit='step') as progress):
@@ -203,7 +203,7 @@ def restore_or_create(programs: Programs, folder: Path) -> tuple[states.State, d
     if not jax.process_index():
         checkpoint.clean(folder)
         newest = checkpoint.newest_intact(folder)
-    sharding.wait_for_all('checkpoints')
+    processes.wait_for_all('checkpoints')
     newest = int(multihost_utils.broadcast_one_to_all(np.int32(-1 if newest is None else newest)))
     if newest < 0:
         return programs.create(), {}
