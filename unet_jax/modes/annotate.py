@@ -43,7 +43,8 @@ def annotate(config: ConfigDict, folder: Path, *, training: bool = False) -> pd.
 def check_data(config: ConfigDict, folder: Path) -> None:
     """Raises InputError unless the data of `config` are those that the run in `folder` was made from.
 
-    Data that the project makes are, where they were deleted, made again by the run's own config, and stay if they come out the same.
+    Data that the project makes are made again by the run's own config where they were deleted, and stay if they come
+    out the same.
     """
     root, run = data_folder(config), files.load_config(folder)
     make = formats.named(run.data.format).make
