@@ -37,7 +37,7 @@ def run(tmp_path):
 
     def make(seed, **data):
         config, folder = tiny(seed), tmp_path / f'run {seed}'
-        config.data.update({'root': str(root), 'cache': str(tmp_path / 'cache'), **data})
+        config.data.update({'root': str(root), 'names': ('tumour',), 'cache': str(tmp_path / 'cache'), **data})
         config.evaluation.update({'pictures': 1, 'batch_size': 8})  # the devices of this process
         frames.save(frame, folder)
         workdir.save_config(folder, config)

@@ -10,7 +10,8 @@ import pytest
 from PIL import Image, ImageDraw
 
 from unet_jax.errors import InputError
-from unet_jax.report import html, overlays
+from unet_jax.report import overlays
+from unet_jax.report import scores as scores_of
 from unet_jax.report.curves import curves, dice_distribution, series
 from unet_jax.report.html import Example, choose_examples, write
 
@@ -198,7 +199,7 @@ def test_three_real_images_take_under_a_megabyte(tmp_path, shared_data):
     (0.87654, 'dice', '0.877'), (None, 'dice', '–'), (float('nan'), 'hd95', '–'), (4.5678, 'hd95', '4.57'),
     (12345.6, 'volume_reference', '12,346'), (float('inf'), 'hd95', 'inf'), (3.14159, 'lesion_hd95', '3.14')])
 def test_numbers_are_written_as_their_metric_asks(value, key, text):
-    assert html._number(value, key) == text
+    assert scores_of.number(value, key) == text
 
 
 # --- which cases ---

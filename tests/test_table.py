@@ -49,8 +49,8 @@ def test_a_score_holds_what_the_other_modules_measure():
 
 
 def test_distances_and_lesions_are_measured_only_if_asked_for():
-    found = measure.score(*masks(), spacing=(1, 1, 1), surface=False)
-    assert {'hd95', 'surface_dice', 'lesion_dice'}.isdisjoint(found)
+    plain = measure.score(*masks(), spacing=(1, 1, 1), surface=False)
+    assert {'hd95', 'surface_dice', 'lesion_dice'}.isdisjoint(plain)
     nnunet = measure.score(*masks(), spacing=(1, 1, 1), convention='nnunet')
     assert 'hd95' not in nnunet and 'surface_dice' in nnunet
 

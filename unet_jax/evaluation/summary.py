@@ -119,3 +119,12 @@ def read_cases(folder: str | pathlib.Path) -> pd.DataFrame:
     numbers = pd.read_csv(path, nrows=0).columns.difference(KEYS)  # a case may be called 001 or NA
     return pd.read_csv(path, dtype=dict.fromkeys(KEYS, str), keep_default_na=False,
                        na_values=dict.fromkeys(numbers, ['']), float_precision='round_trip')
+
+
+def read_summary(folder: str | pathlib.Path) -> dict:
+    """The summary that `write` put into `folder`; {} where there is none, or none that can be read."""
+    try:
+        found = json.loads((pathlib.Path(folder) / 'summary.json').read_text(encoding='utf-8'))
+    except (OSError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}

@@ -13,6 +13,7 @@ from unet_jax.annotations import labels
 from unet_jax.errors import InputError
 from unet_jax.experiment import Experiment, init_params, settle
 from unet_jax.experiment import create as create_experiment
+from unet_jax.inference import members
 from unet_jax.inference.postprocess import Limits
 from unet_jax.pipeline import decode, stream
 from unet_jax.pipeline.cache import Samples
@@ -46,25 +47,25 @@ def create(experiment: Experiment, *params: Any) -> Predictor:
 
 def restore(config: ConfigDict, folders: Sequence[Path], which: str) -> tuple[Predictor, int | str]:
     """The network with the averaged parameters of the checkpoints `which`, such as 'best' or 'best,latest,400', in
-    each of `folders`; and what they are: the step, or, of several, their names.
+    each of `folders`; and what they are: the step, or, of several, their names. See `restore_members`."""
+    chosen = members.choose(folders, which)
+    return restore_members(config, chosen), members.told(chosen)
+
+
+def restore_members(config: ConfigDict, chosen: Sequence[members.Member]) -> Predictor:
+    """The network with the parameters of the `chosen` checkpoints, whose probabilities are averaged.
 
     Called by every process together. What `config` leaves to the data is as in the first folder. Raises InputError
     where a folder's network or input is another.
     """
-    load_config(folders[0])  # its own message where there is none
     if not (config.data.categories and config.data.regions):
-        config = settle(config, frames.load(folders[0] / 'annotations.parquet'))
+        config = settle(config, frames.load(chosen[0].folder / 'annotations.parquet'))
     experiment = create_experiment(config)
     everywhere, like = sharding.replicated(sharding.create_mesh()), init_params(experiment)
-    params, used = [], []
-    for folder in folders:
+    for folder in members.runs(chosen):
         check_alike(config, folder)
-        found = (checkpoint.choose(folder / 'checkpoints', name) for name in which.split(','))
-        for step in dict.fromkeys(found):  # the best is often the latest
-            restored = checkpoint.restore_params(folder / 'checkpoints', step, like, everywhere)
-            params.append(jax.tree.map(lambda x: x.addressable_data(0), restored))
-            used.append(step if len(folders) == 1 else f'{folder}:{step}')
-    return create(experiment, *params), used[0] if len(used) == 1 else ', '.join(map(str, used))
+    restored = [checkpoint.restore_params(m.folder / 'checkpoints', m.step, like, everywhere) for m in chosen]
+    return create(experiment, *(jax.tree.map(lambda x: x.addressable_data(0), params) for params in restored))
 
 
 def check_alike(config: ConfigDict, folder: Path) -> None:

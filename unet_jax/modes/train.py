@@ -1,5 +1,6 @@
 """--mode=train: from the files to a trained network and its evaluation; goes on where a run was interrupted."""
 import json
+import logging
 import shlex
 import shutil
 import time
@@ -21,6 +22,7 @@ from unet_jax.modes.annotate import annotate, check_data
 from unet_jax.pipeline import stream
 from unet_jax.training import loop, processes, together
 
+log = logging.getLogger('unet_jax')
 # Fields that change no step, and not by what validation chooses the best one: threshold and flips are none of them.
 # Another data.root holds the same data: `check_data` is asked before.
 SAFE = ('data.cache', 'data.cache_limit', 'data.root', 'train.checkpoint_every', 'train.evaluate_every', 'train.fsdp',
@@ -45,6 +47,7 @@ def train(config: ConfigDict, folder: Path, *, allow: tuple[str, ...] = ()) -> N
     if resumed:
         check_config(files.load_config(folder), config, folder, allow)
     create(config)  # what cannot be built is refused before it is saved
+    warn_of_unscored(config, frame)
     save_config(folder, config)
     runs = split_by_seed(config, folder)
     with ExitStack() as locks:
@@ -62,6 +65,19 @@ def train(config: ConfigDict, folder: Path, *, allow: tuple[str, ...] = ()) -> N
         subset = 'test' if (frame.subset == 'test').any() else config.train.validate
         for member in members:
             evaluate(member.experiment.config, member.folder, subset=subset, which='best')
+
+
+def warn_of_unscored(config: ConfigDict, frame: pd.DataFrame) -> None:
+    """Says, before any training, which of the subsets that will be scored has no annotation of what is segmented."""
+    for subset in dict.fromkeys((config.train.validate, 'test')):
+        rows = frame[frame.subset == subset]
+        if rows.empty or rows.category_id.isin(config.data.categories).any() or jax.process_index():
+            continue
+        follows = 'The best checkpoint will be the one that finds least; name another config.train.validate' \
+            if subset == config.train.validate else 'Its masks will be written'
+        log.warning('warning: no case of the subset %s (%d) has an annotation of %s, so it cannot be scored: is it a '
+                    'hidden test set, or were its annotations lost? %s', subset, rows.case.nunique(),
+                    ', '.join(config.data.names), follows)
 
 
 def check_whole(folder: Path) -> None:
