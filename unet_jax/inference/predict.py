@@ -18,11 +18,7 @@ from unet_jax.pipeline import decode, stream
 from unet_jax.pipeline.cache import Samples
 from unet_jax.training import checkpoint, sharding
 from unet_jax.training.step import make_predict_step
-from unet_jax.workdir import differences, load_config
-
-ALIKE = ('model.', 'loss.activation', 'data.size', 'data.channels', 'data.standardise', 'data.categories',
-         'data.regions', 'data.modalities', 'data.spacing', 'data.orientation')
-FREE = ('model.dtype', 'model.remat')  # change no parameter
+from unet_jax.workdir import ALIKE, FREE, differences, inference_config, load_run
 
 
 class Predictor(NamedTuple):
@@ -48,11 +44,11 @@ def restore(config: ConfigDict, folders: Sequence[Path], which: str) -> tuple[Pr
     """The network with the averaged parameters of the checkpoints `which`, such as 'best' or 'best,latest,400', in
     each of `folders`; and what they are: the step, or, of several, their names.
 
-    Called by every process together. What `config` leaves to the data is as in the first folder. Raises InputError
-    where a folder's network or input is another.
+    Called by every process together. The config is that of the first folder, with what `config` may say of inference
+    (`inference_config`). Raises InputError where a folder's network or input is another.
     """
-    load_config(folders[0])  # its own message where there is none
-    if not (config.data.categories and config.data.regions):
+    config = inference_config(folders[0], config)
+    if len(config.data.names) != len(config.data.categories) or not config.data.regions:  # of an older version
         config = settle(config, frames.load(folders[0] / 'annotations.parquet'))
     experiment = create_experiment(config)
     everywhere, like = sharding.replicated(sharding.create_mesh()), init_params(experiment)
@@ -69,7 +65,7 @@ def restore(config: ConfigDict, folders: Sequence[Path], which: str) -> tuple[Pr
 
 def check_alike(config: ConfigDict, folder: Path) -> None:
     """Raises InputError unless the run in `folder` has the network, input and regions of `config`."""
-    changed = differences(load_config(folder), config)
+    changed = differences(load_run(folder), config)
     unlike = {k: v for k, v in changed.items() if k.startswith(ALIKE) and not k.startswith(FREE)}
     if unlike:
         raise InputError(f'{folder} holds another network: ' + '; '.join(

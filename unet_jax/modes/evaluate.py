@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 from ml_collections import ConfigDict
 
+from unet_jax import lock
 from unet_jax.annotations import frame as frames
 from unet_jax.annotations import labels
 from unet_jax.errors import InputError
@@ -15,6 +16,7 @@ from unet_jax.evaluation import cases, modalities, table
 from unet_jax.experiment import Experiment
 from unet_jax.inference import predict as inference
 from unet_jax.modes import images, volumes
+from unet_jax.modes.annotate import check_data
 from unet_jax.pipeline import cache
 from unet_jax.pipeline import volumes as volume_files
 from unet_jax.report import html
@@ -22,6 +24,7 @@ from unet_jax.training import processes
 from unet_jax.workdir import write_text
 
 
+@lock.writer
 def evaluate(config: ConfigDict, folder: Path, *, subset: str, which: str, ensemble: Sequence[str] = ()) -> None:
     """Scores a checkpoint, or the average of several, on a subset: table, masks, pictures and the report.
 
@@ -29,11 +32,13 @@ def evaluate(config: ConfigDict, folder: Path, *, subset: str, which: str, ensem
     """
     predictor, used = inference.restore(config, [folder, *map(Path, ensemble)], which)
     experiment = predictor.experiment
+    config = experiment.config
     data = volumes if experiment.volumetric else images
     found = data.rows(frames.load(folder / 'annotations.parquet'))
     rows = cases.by_case(found[found.subset == subset].reset_index(drop=True))
     if rows.empty:
         raise InputError(f'--subset={subset}: no such images; there are {found.subset.value_counts().to_dict()}')
+    processes.by_the_first(lambda: check_data(config, folder), 'data')
     with processes.first_process_first('samples'):
         samples, skipped = open_whole(data, experiment, rows, of=len(found))
         if config.evaluation.postprocess:
@@ -52,8 +57,9 @@ def evaluate(config: ConfigDict, folder: Path, *, subset: str, which: str, ensem
     units = 'mm' if experiment.volumetric or rows.slice.notna().any() else 'px'
     summary = table.summarise(scores, convention=settings.convention, units=units, seed=config.seed,
                               tolerance=settings.tolerance, lesion=settings.lesions or None)
-    written = labels.values(experiment.classes)
-    summary |= {'subset': subset, 'checkpoint': used, 'mask_values': dict(zip(map(str, written), config.data.names))}
+    written = map(str, labels.values(experiment.classes))
+    summary |= {'subset': subset, 'checkpoint': used,
+                'mask_values': dict(zip(written, config.data.names, strict=True))}
     summary |= {'skipped': skipped} if skipped else {}
     summary |= {'postprocess': predictor.limits._asdict()} if settings.postprocess else {}
     target = folder / 'evaluation' / subset

@@ -14,6 +14,7 @@ def predict(config: ConfigDict, folder: Path, *, source: str | None, output: str
     """Segments image files, HDF5 slices or folders of volumes with the checkpoints `which` of `folder`, and of the
     work directories `ensemble`. Of several processes all restore, and the first segments."""
     predictor, used = inference.restore(config, [folder, *map(Path, ensemble)], which)
+    config = predictor.experiment.config
     if config.evaluation.postprocess and predictor.experiment.volumetric:
         predictor = predictor._replace(limits=volumes.limits(predictor, folder, used, None))
         used = f'{used}, post-processed: {predictor.limits}, in mm³'

@@ -90,6 +90,7 @@ class Run(NamedTuple):
     journal: Journal
     progress: tqdm
     stop: Callable[[], bool]  # whether to; asked by every process equally often
+    name: str = ''  # which of several, in what is printed
 
 
 def train(experiment: Experiment, samples: dict[str, Samples], folder: Path, *, devices: list | None = None) -> bool:
@@ -225,7 +226,8 @@ def validate_and_note(run: Run, state: states.State) -> float | None:
     step = int(state.step)
     run.journal.write({'step': step, 'split': 'valid', **results})
     if not jax.process_index():
-        run.progress.write(f'step {step}: validation {", ".join(f"{k} {v:.4f}" for k, v in results.items())}')
+        found = ', '.join(f'{name} {value:.4f}' for name, value in results.items())
+        run.progress.write(f'{run.name}step {step}: validation {found}')
     return float(np.mean(list(results.values())))
 
 
