@@ -35,7 +35,7 @@ FLAGS = flags.FLAGS
 def parse(argv: list[str]) -> list[str]:
     """absl's flags; without --config it is the one that --workdir holds."""
     given = {}  # both --name=value and --name value
-    for part, following in zip(argv, [*argv[1:], '']):
+    for part, following in zip(argv, [*argv[1:], ''], strict=True):
         if part.startswith('-'):
             name, equals, value = part.lstrip('-').partition('=')
             given[name] = value if equals else following

@@ -84,7 +84,7 @@ def predict(predictor: inference.Predictor, source: str | None, output: Path) ->
     root, found = inputs.find(source, experiment.settings.channels)
     settings = experiment.settings._replace(root=str(root))
     export.check_output(output, root, found)
-    writer = export.CocoWriter(dict(zip(experiment.classes, experiment.config.data.names)))
+    writer = export.CocoWriter(dict(zip(experiment.classes, experiment.config.data.names, strict=True)))
     size = experiment.config.evaluation.batch_size
     for start in bar(range(0, len(found), size), desc='predicting', unit='batch'):
         batch = found.iloc[start:start + size].reset_index(drop=True)

@@ -100,10 +100,10 @@ def cut(volume: Volume, start: tuple[int, int, int], size: tuple[int, int, int])
 def extract(array: np.ndarray, start: tuple[int, ...], size: tuple[int, ...]) -> np.ndarray:
     """(X, Y, Z, …) -> (*size, …) from voxel `start` on, 0 (outside the brain) where it reaches beyond the array."""
     low = [max(s, 0) for s in start]
-    high = [min(s + side, n) for s, side, n in zip(start, size, array.shape)]
+    high = [min(s + side, n) for s, side, n in zip(start, size, array.shape[:3], strict=True)]
     part = array[tuple(map(slice, low, high))]
     if part.shape[:3] == tuple(size):
         return np.array(part)
     result = np.zeros((*size, *array.shape[3:]), array.dtype)
-    result[tuple(slice(a - s, b - s) for a, b, s in zip(low, high, start))] = part
+    result[tuple(slice(a - s, b - s) for a, b, s in zip(low, high, start, strict=True))] = part
     return result

@@ -250,4 +250,4 @@ def validate(experiment: Experiment, programs: Programs, params, samples: Sample
             totals[case] = totals.get(case, 0) + counts[k].astype(np.int64)
     both, sums = np.moveaxis(np.stack(list(totals.values())), -1, 0)  # each (cases, R)
     dice = np.where(sums == 0, 1.0, 2 * both / np.maximum(sums, 1)).mean(0)
-    return {f'dice/{name}': float(value) for name, value in zip(experiment.names, dice)}
+    return {f'dice/{name}': float(value) for name, value in zip(experiment.names, dice, strict=True)}
