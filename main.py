@@ -16,10 +16,10 @@ from ml_collections import config_flags
 
 from unet_jax import signals
 from unet_jax.errors import InputError
-from unet_jax.workdir import load_config
+from unet_jax.workdir import default_folder, load_config
 
 flags.DEFINE_enum('mode', 'train', ['annotate', 'train', 'evaluate', 'predict', 'compare', 'plan'], 'What to do.')
-flags.DEFINE_string('workdir', None, 'Where everything is written; runs/<name of the config> by default.')
+flags.DEFINE_string('workdir', None, 'Where everything is written; runs/<config>-<data set> by default.')
 flags.DEFINE_string('subset', 'test', 'evaluate, compare: which subset.')
 flags.DEFINE_string('checkpoint', 'best', "evaluate, predict: 'best', 'latest', a step; best,400 averages.")
 flags.DEFINE_list('ensemble', [], 'evaluate, predict: more work directories, such as other folds, to average with.')
@@ -36,7 +36,7 @@ FLAGS = flags.FLAGS
 def parse(argv: list[str]) -> list[str]:
     """absl's flags; without --config it is the one that --workdir holds."""
     given = {}  # both --name=value and --name value
-    for part, following in zip(argv, [*argv[1:], '']):
+    for part, following in zip(argv, [*argv[1:], ''], strict=True):
         if part.startswith('-'):
             name, equals, value = part.lstrip('-').partition('=')
             given[name] = value if equals else following
@@ -50,7 +50,7 @@ def parse(argv: list[str]) -> list[str]:
                          '--workdir=DIR goes on with a run')
     _ = FLAGS.config.seed  # a config file that cannot be read says so only when it is looked into
     if FLAGS.workdir is None:
-        FLAGS.workdir = str(Path('runs') / Path(given['config'].partition(':')[0]).stem)
+        FLAGS.workdir = str(default_folder(given['config'], FLAGS.config.data.root))
     return rest
 
 

@@ -44,7 +44,8 @@ def test_every_field_that_is_free_exists():
 
 
 @pytest.mark.parametrize('fields', [{'train__log_every': 7}, {'train__keep': 5}, {'evaluation__overlap': 0.4},
-                                    {'data__root': 'elsewhere'}, {'train__fsdp': 2}])
+                                    {'data__root': 'elsewhere'},  # of the same data: test_identity.py
+                                    {'train__fsdp': 2}])
 def test_a_field_that_changes_no_step_is_free_and_noted(tmp_path, fields):
     check_config(get_config(), changed(**fields), tmp_path)
     (line,) = (tmp_path / 'config_changes.jsonl').read_text().splitlines()

@@ -9,6 +9,7 @@ import pytest
 from PIL import Image
 from test_together import tiny
 
+from configs import brats, brats3d
 from unet_jax import workdir
 from unet_jax.annotations import frame as frames
 from unet_jax.errors import InputError
@@ -79,6 +80,50 @@ def test_prediction_names_masks_alike_and_never_writes_over_an_input(run, tmp_pa
     assert {p.name for p in (tmp_path / 'out').glob('*.png')} == {'a.png', 'b_jpg.png', 'b_png.png'}
     with pytest.raises(InputError, match='the mask of a.png would overwrite an input'):
         write(predictor, [f'{tmp_path}/set/test'], tmp_path / 'set/test', 'the latest')
+
+
+def test_the_runs_own_config_counts_whichever_is_given(run, tmp_path):
+    """Given is a config that leaves to the data what the run has settled, as a file of configs/ does."""
+    config, folder = run(0, channels=3)
+    given = tiny(1)
+    given.data.root = str(tmp_path / 'nowhere')
+    given.evaluation.update({'batch_size': 8, 'threshold': 0.25})
+    predictor, _ = inference.restore(given, [folder], 'latest')
+    used = predictor.experiment.config
+    assert used.data.names == ('tumour',) and used.data.channels == 3 and used.data.root == config.data.root
+    assert used.evaluation.threshold == 0.25 and used.seed == 0
+    write(predictor, [f'{tmp_path}/set/test'], tmp_path / 'out', 'the latest')
+    assert json.loads((tmp_path / 'out/predictions.json').read_text())['categories'] == [{'id': 1, 'name': 'tumour'}]
+    given.model.features = (8, 16)
+    with pytest.raises(InputError, match=r'run 0 holds another network: model.features is \(4, 8\) there, \(8, 16\)'):
+        inference.restore(given, [folder], 'latest')
+
+
+def test_slices_keep_the_names_that_the_data_gave(tmp_path):
+    """As the shipped config has categories and regions, but no names, and a root of its own."""
+    config = brats.get_config()
+    with config.unlocked():
+        config.data.update({'names': ('NCR/NET', 'ED', 'ET'), 'root': str(tmp_path)})
+    workdir.save_config(tmp_path, config)
+    assert workdir.inference_config(tmp_path, brats.get_config()) == config
+    with pytest.raises(InputError, match="data.format is 'brats_h5' there, 'nifti' here"):
+        workdir.inference_config(tmp_path, brats3d.get_config())
+
+
+def test_the_folder_above_the_runs_of_several_seeds_names_them(run):
+    config, folder = run(0)
+    config.train.seeds = (1, 7)
+    workdir.save_config(folder, config)
+    with pytest.raises(InputError, match=f'a run for each of several seeds.*--workdir={folder}/seed_1, .*seed_7'):
+        evaluate(config, folder, subset='test', which='best')
+
+
+def test_another_image_than_the_run_knows_is_not_scored(run, tmp_path):
+    config, folder = run(0)
+    evaluate(config, folder, subset='test', which='latest')  # takes note of the data
+    Image.fromarray(np.zeros((16, 16), np.uint8)).save(tmp_path / 'set/test/a.png')
+    with pytest.raises(InputError, match='1 of its 4 files are others in .*: test/a.png'):
+        evaluate(config, folder, subset='test', which='latest')
 
 
 def test_an_ensemble_answers_with_the_mean_of_its_runs(run):

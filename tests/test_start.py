@@ -43,6 +43,14 @@ def test_paths_hold_from_every_folder(tmp_path, monkeypatch):
     assert config.data.cache == ''  # still the user's
 
 
+@pytest.mark.parametrize('config, root, expected', [
+    ('configs/phantom.py', '', 'phantom'), ('configs/coco.py', '/data/br35h/', 'coco-br35h'),
+    ('configs/brats3d.py:small', 'sets/BraTS 2021', 'brats3d-BraTS_2021'), ('coco.py', '/d/a.coco', 'coco-a.coco'),
+    ('coco.py', '/d/set/annotations/instances_train.json', 'coco-set-instances_train'), ('coco.py', '/', 'coco')])
+def test_the_default_work_directory_names_config_and_data_set(config, root, expected):
+    assert workdir.default_folder(config, root).as_posix() == f'runs/{expected}'
+
+
 def test_a_run_that_is_older_than_a_field_has_its_default(tmp_path):
     config = phantom.get_config()
     with config.unlocked():

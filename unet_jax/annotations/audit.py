@@ -57,7 +57,7 @@ def audit(frame: pd.DataFrame, root: str | os.PathLike, *, categories: Iterable[
     found['undecodable'] = _examples(damaged)
     if labels.values(chosen) != chosen:
         found['notes'].append('not all category ids are numbers 1 … 65535, so masks will hold ' + ', '.join(
-            f'{value} for id {c}' for value, c in zip(labels.values(chosen), chosen)))
+            f'{value} for id {c}' for value, c in zip(labels.values(chosen), chosen, strict=True)))
     if drawn and found['rectangles'] > 0.9:
         found['notes'].append('box supervision: Dice measures box overlap')
     if found['reader'] is None and not volumes and 'reference' not in kinds:
@@ -86,7 +86,8 @@ def table(found: dict) -> str:
                 what = f'{category} volume, {100 * q:.0f} % quantile'
                 rows.append((what, *(f'{parts[name][k]:.1f} ml' if parts[name] else '-' for name in names)))
     widths = [max(len(row[k]) for row in rows) for k in range(len(rows[0]))]
-    lines = [row[0].ljust(widths[0]) + ''.join('  ' + c.rjust(w) for c, w in zip(row[1:], widths[1:])) for row in rows]
+    lines = [row[0].ljust(widths[0]) + ''.join('  ' + c.rjust(w) for c, w in zip(row[1:], widths[1:], strict=True))
+             for row in rows]
     return '\n'.join(line.rstrip() for line in [*lines, '', *_findings(found)]) + '\n'
 
 
@@ -140,7 +141,8 @@ def _counts(rows: pd.DataFrame, images: pd.DataFrame) -> dict:
 
 def _kinds(frame: pd.DataFrame) -> dict[str, int]:
     drawn = frame[frame['segmentation'].notna()]
-    kinds = [segmentations.kind(s, h, w)[0] for s, h, w in zip(drawn['segmentation'], drawn['height'], drawn['width'])]
+    kinds = [segmentations.kind(s, h, w)[0]
+             for s, h, w in zip(drawn['segmentation'], drawn['height'], drawn['width'], strict=True)]
     return {kind: kinds.count(kind) for kind in sorted(set(kinds))}
 
 
@@ -185,7 +187,7 @@ def _volumes(frame: pd.DataFrame, images: pd.DataFrame) -> dict | None:
     drawn = frame[frame['segmentation'].notna()]
     ml = pd.DataFrame({'case': drawn['case'], 'subset': drawn['subset'], 'class': drawn['category'],
                        'ml': [s['voxels'] * np.prod(mm) / 1000
-                              for s, mm in zip(drawn['segmentation'], drawn['spacing'])]})
+                              for s, mm in zip(drawn['segmentation'], drawn['spacing'], strict=True)]})
     whole = ml.groupby(['case', 'subset'], as_index=False)['ml'].sum().assign(**{'class': 'tumour'})
     ml = pd.concat([whole, ml])
     return {'schemas': sorted(set(cases['schema'])),
@@ -238,7 +240,7 @@ def _correlated(a: np.ndarray, b: np.ndarray) -> list[tuple[int, int, float]]:
     found = []
     for start in range(0, len(a), 1024):  # 1024 × 50,000 products take 200 MB
         products = a[start:start + 1024] @ b.T
-        found += [(start + int(i), int(j), float(products[i, j])) for i, j in zip(*np.nonzero(products > TWIN))]
+        found += [(start + int(i), int(j), float(products[i, j])) for i, j in np.argwhere(products > TWIN)]
     return found
 
 

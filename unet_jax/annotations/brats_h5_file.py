@@ -56,7 +56,7 @@ def _check_chunks(dataset: h5py.Dataset, path: Path) -> None:
     filtered = dataset.id.get_create_plist().get_nfilters()
     whole = None if filtered else math.prod(dataset.chunks) * dataset.dtype.itemsize
     odd = [c for c in found if not c.byte_offset or c.byte_offset + c.size > size or c.size < 1 or c.filter_mask
-           or whole not in (None, c.size) or any(o % n for o, n in zip(c.chunk_offset, dataset.chunks))]
+           or whole not in (None, c.size) or any(o % n for o, n in zip(c.chunk_offset, dataset.chunks, strict=True))]
     if odd or len({c.chunk_offset for c in found}) < len(found):
         raise InputError(f'{path}: the index of \'{dataset.name}\' is damaged; copy the file again')
 

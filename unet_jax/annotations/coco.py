@@ -78,7 +78,7 @@ def read(root: str | os.PathLike, *, box_only: str = 'error', broken: str = 'err
                          'kept. Put all images into one folder with one JSON file to split them anew')
     if rows and not own:
         subsets = splits.subsets(pd.Series([row['group'] for row in rows]), split, seed, folds=folds, fold=fold)
-        rows = [row | {'subset': subset} for row, subset in zip(rows, subsets)]
+        rows = [row | {'subset': subset} for row, subset in zip(rows, subsets, strict=True)]
         log.warning('%s has no subsets: split by source image, shares %s', root, tuple(split))
     frame = frames.build(_with_cases(rows))
     reader.note(frame, str(root))
@@ -156,11 +156,11 @@ def _images(source: Source, entries: list[dict], root: pathlib.Path, reader: Lef
     paths = _match(source, [str(entry['file_name']) for entry in entries])
     outside = [path for path in paths if path and not path.resolve().is_relative_to(root.resolve())]
     _refuse(source, outside, f'images that are links out of {root}; copy them there')
-    absent = [entry['file_name'] for entry, path in zip(entries, paths) if path is None]
+    absent = [entry['file_name'] for entry, path in zip(entries, paths, strict=True) if path is None]
     _leave_out(reader, source, 'missing', absent, f'images not on disk in {source.images} (config.data.on_error = '
                                                   "'skip' leaves them out)")
     images, problems = {}, []
-    for entry, path in zip(entries, paths):
+    for entry, path in zip(entries, paths, strict=True):
         if path is None:
             continue
         name, relative = str(entry['file_name']), pathlib.Path(os.path.relpath(path, root)).as_posix()

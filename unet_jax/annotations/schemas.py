@@ -29,7 +29,7 @@ def _nested(core: tuple[int, ...], oedema: tuple[int, ...], enhancing: int, pain
     return (Region('WT', whole, paint[0]), Region('TC', core, paint[1]), Region('ET', (enhancing,), enhancing))
 
 
-_OLD = dict(zip(MODALITIES, MODALITIES))
+_OLD = dict(zip(MODALITIES, MODALITIES, strict=True))
 _NEW = {'flair': 't2f', 't1': 't1n', 't1ce': 't1c', 't2': 't2w'}
 _LABELS = {1: 'NCR/NET', 2: 'ED', 4: 'ET'}
 _REGIONS = _nested((1, 4), (2,), 4, (2, 1))

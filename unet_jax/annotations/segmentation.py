@@ -81,10 +81,10 @@ def kind(segmentation, height: int, width: int, *, bbox: Sequence[float] | None 
 
 def is_rectangle(polygon: Sequence[float]) -> bool:
     """Whether [x, y, …], closed or not, is an axis-aligned rectangle: its four corners in turn, and nothing else."""
-    points = list(zip(polygon[0::2], polygon[1::2]))
+    points = list(zip(polygon[0::2], polygon[1::2], strict=True))
     if len(points) == 5 and points[0] == points[4]:
         points = points[:4]
-    sides = zip(points, points[1:] + points[:1])
+    sides = zip(points, points[1:] + points[:1], strict=True)
     turns = [(x0 == x1, y0 == y1) for (x0, y0), (x1, y1) in sides]
     return len(points) == 4 and turns in ([(True, False), (False, True)] * 2, [(False, True), (True, False)] * 2)
 
@@ -136,7 +136,7 @@ def _parse_rle(rle: dict, height: int, width: int) -> dict:
         raise ValueError(f'RLE with counts {str(counts)[:40]!r}, neither a list nor text')
     try:
         runs = [int(value) for value in counts]
-        whole = all(run == float(value) and run >= 0 for run, value in zip(runs, counts))
+        whole = all(run == float(value) and run >= 0 for run, value in zip(runs, counts, strict=True))
     except (TypeError, ValueError, OverflowError):
         whole = False
     if not whole:

@@ -19,11 +19,7 @@ from unet_jax.pipeline import decode, stream
 from unet_jax.pipeline.cache import Samples
 from unet_jax.training import checkpoint, sharding
 from unet_jax.training.step import make_predict_step
-from unet_jax.workdir import differences, load_config
-
-ALIKE = ('model.', 'loss.activation', 'data.size', 'data.channels', 'data.standardise', 'data.categories',
-         'data.regions', 'data.modalities', 'data.spacing', 'data.orientation')
-FREE = ('model.dtype', 'model.remat')  # change no parameter
+from unet_jax.workdir import ALIKE, FREE, differences, inference_config, load_run
 
 
 class Predictor(NamedTuple):
@@ -55,11 +51,13 @@ def restore(config: ConfigDict, folders: Sequence[Path], which: str) -> tuple[Pr
 def restore_members(config: ConfigDict, chosen: Sequence[members.Member]) -> Predictor:
     """The network with the parameters of the `chosen` checkpoints, whose probabilities are averaged.
 
-    Called by every process together. What `config` leaves to the data is as in the first folder. Raises InputError
-    where a folder's network or input is another.
+    Called by every process together. The config is that of the first folder, with what `config` may say of inference
+    (`inference_config`). Raises InputError where a folder's network or input is another.
     """
-    if not (config.data.categories and config.data.regions):
-        config = settle(config, frames.load(chosen[0].folder / 'annotations.parquet'))
+    first = chosen[0].folder
+    config = inference_config(first, config)
+    if len(config.data.names) != len(config.data.categories) or not config.data.regions:  # of an older version
+        config = settle(config, frames.load(first / 'annotations.parquet'))
     experiment = create_experiment(config)
     everywhere, like = sharding.replicated(sharding.create_mesh()), init_params(experiment)
     for folder in members.runs(chosen):
@@ -70,7 +68,7 @@ def restore_members(config: ConfigDict, chosen: Sequence[members.Member]) -> Pre
 
 def check_alike(config: ConfigDict, folder: Path) -> None:
     """Raises InputError unless the run in `folder` has the network, input and regions of `config`."""
-    changed = differences(load_config(folder), config)
+    changed = differences(load_run(folder), config)
     unlike = {k: v for k, v in changed.items() if k.startswith(ALIKE) and not k.startswith(FREE)}
     if unlike:
         raise InputError(f'{folder} holds another network: ' + '; '.join(

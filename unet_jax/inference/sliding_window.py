@@ -92,7 +92,7 @@ def arrange(shape: tuple[int, ...], size: tuple[int, ...], overlap: float) -> La
     """The windows of `size` that cover a volume of `shape`."""
     places = [starts(n, side, overlap) for n, side in zip(shape, size, strict=True)]
     return Layout(places, tuple(max(-p[0], 0) for p in places),
-                  tuple(-(-n // side) * side for n, side in zip(shape, size)))
+                  tuple(-(-n // side) * side for n, side in zip(shape, size, strict=True)))
 
 
 def windows(image: np.ndarray, size: tuple[int, int, int], layout: Layout, *, batch_size: int, keep: np.ndarray
@@ -150,7 +150,7 @@ def blend(predictor: Predictor, volume: Volume, *, keep: Sequence[bool] | None =
     keep = np.ones(experiment.settings.channels, np.float16) if keep is None else np.asarray(keep, np.float16)
     layout = arrange(shape, experiment.settings.size, experiment.config.evaluation.overlap)
     total, sums = accumulate(predictor, volume.image, layout, keep)
-    inside = tuple(slice(before, before + n) for before, n in zip(layout.margin, shape))
+    inside = tuple(slice(before, before + n) for before, n in zip(layout.margin, shape, strict=True))
     return Blend(total, sums, inside, tuple(np.subtract(grid.high, grid.low)) != shape, grid)
 
 

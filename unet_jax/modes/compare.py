@@ -27,7 +27,8 @@ def compare(folder: Path, other: str | None, *, subset: str) -> dict:
         raise InputError(f'{parts[0]} was scored by {rules[0]}, {parts[1]} by {rules[1]}; evaluate one of them again')
     used = [summaries.read_summary(part).get('checkpoint') for part in parts]
     found, how = comparison.compare(*scores), {key: rules[0][key] for key in ('convention', 'units')}
-    names = [str(name) if step is None else f'{name} (checkpoint {step})' for name, step in zip((other, folder), used)]
+    names = [str(name) if step is None else f'{name} (checkpoint {step})'
+             for name, step in zip((other, folder), used, strict=True)]
     text = (f'a: {names[0]}\nb: {names[1]}\nsubset {subset}, convention {how["convention"]}, distances in '
             f'{how["units"]}\n\n{table.comparison_text(found)}')
     whole = Path(other).resolve()

@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 from ml_collections import ConfigDict
 
+from unet_jax import lock
 from unet_jax.annotations import frame as frames
 from unet_jax.annotations import labels
 from unet_jax.errors import InputError
@@ -17,13 +18,15 @@ from unet_jax.experiment import Experiment
 from unet_jax.inference import members
 from unet_jax.inference import predict as inference
 from unet_jax.modes import kinds, volumes
+from unet_jax.modes.annotate import check_data
 from unet_jax.pipeline import cache
 from unet_jax.pipeline import volumes as volume_files
 from unet_jax.report import html
 from unet_jax.training import processes
-from unet_jax.workdir import write_text
+from unet_jax.workdir import inference_config, write_text
 
 
+@lock.writer
 def evaluate(config: ConfigDict, folder: Path, *, subset: str, which: str, ensemble: Sequence[str] = ()) -> None:
     """Scores a checkpoint, or the average of several, on a subset: table, masks, pictures and the report, in `folder`
     for a single checkpoint, else in a folder of its own, `members.home`.
@@ -31,6 +34,7 @@ def evaluate(config: ConfigDict, folder: Path, *, subset: str, which: str, ensem
     Called by every process together: each scores its share of the cases, process 0 writes the tables. Raises
     InputError for runs that were trained on what is scored, but for a run alone on a subset of its own.
     """
+    config = inference_config(folder, config)
     chosen = members.choose([folder, *map(Path, ensemble)], which)
     home, used = members.home(chosen), members.told(chosen)
     frame = frames.load(folder / 'annotations.parquet')
@@ -47,6 +51,7 @@ def evaluate(config: ConfigDict, folder: Path, *, subset: str, which: str, ensem
     rows = cases.by_case(found[found.subset == subset].reset_index(drop=True))
     if rows.empty:
         raise InputError(f'--subset={subset}: no such images; there are {found.subset.value_counts().to_dict()}')
+    processes.by_the_first(lambda: check_data(config, folder), 'data')
     with processes.first_process_first('samples'):
         samples, skipped = open_whole(data, experiment, rows, of=len(found))
         if config.evaluation.postprocess:

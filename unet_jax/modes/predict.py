@@ -24,7 +24,7 @@ def predict(config: ConfigDict, folder: Path, *, sources: Sequence[str], output:
     work directories `ensemble`. Of several processes all restore, and the first segments."""
     chosen = members.choose([folder, *map(Path, ensemble)], which)
     predictor, used, home = inference.restore_members(config, chosen), members.told(chosen), members.home(chosen)
-    if config.evaluation.postprocess and predictor.experiment.format.volumetric:
+    if predictor.experiment.config.evaluation.postprocess and predictor.experiment.format.volumetric:
         predictor = predictor._replace(limits=volumes.limits(predictor, home, used, None))
         used = f'{used}, post-processed: {predictor.limits}, in mm³'
     target = Path(output) if output else home / 'predictions'

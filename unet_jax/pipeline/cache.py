@@ -198,7 +198,7 @@ def _write(rows: pd.DataFrame, settings: decode.Settings, target: Path, on_error
                                   name=lambda k: f'{Path(settings.root) / listed[k].path}: the decoded image')
         with closing(stored):
             reasons = list(bar(stored, total=len(rows), desc='decoding', unit='image'))
-        skipped = {path: reason for path, reason in zip(rows.path, reasons) if reason}
+        skipped = {path: reason for path, reason in zip(rows.path, reasons, strict=True) if reason}
         if skipped:  # the others move up
             for new, old in enumerate(k for k, reason in enumerate(reasons) if not reason):
                 image[new], label[new] = image[old], label[old]

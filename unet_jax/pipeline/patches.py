@@ -75,8 +75,8 @@ def tiles(volumes: Volumes, size: tuple[int, int, int]) -> Tiles:
 def share(begin: list[int], side: int, length: int) -> list[tuple[int, int]]:
     """For windows of `side` that begin there, the voxels of each, as (first, last + 1) in the window, that it owns of
     `length`: neighbours part in the middle of what both see, where each sees as much around as the other."""
-    cuts = [0, *((a + side + b) // 2 for a, b in zip(begin, begin[1:])), length]
-    return [(low - start, high - start) for start, low, high in zip(begin, cuts, cuts[1:])]
+    cuts = [0, *((a + side + b) // 2 for a, b in itertools.pairwise(begin)), length]
+    return [(low - start, high - start) for start, (low, high) in zip(begin, itertools.pairwise(cuts), strict=True)]
 
 
 def starts(length: int, side: int, overlap: float) -> list[int]:
@@ -118,10 +118,10 @@ def cut(volume: Volume, start: tuple[int, int, int], size: tuple[int, int, int])
 def extract(array: np.ndarray, start: tuple[int, ...], size: tuple[int, ...]) -> np.ndarray:
     """(X, Y, Z, …) -> (*size, …) from voxel `start` on, 0 (outside the brain) where it reaches beyond the array."""
     low = [max(s, 0) for s in start]
-    high = [min(s + side, n) for s, side, n in zip(start, size, array.shape)]
+    high = [min(s + side, n) for s, side, n in zip(start, size, array.shape[:3], strict=True)]
     part = array[tuple(map(slice, low, high))]
     if part.shape[:3] == tuple(size):
         return np.array(part)
     result = np.zeros((*size, *array.shape[3:]), array.dtype)
-    result[tuple(slice(a - s, b - s) for a, b, s in zip(low, high, start))] = part
+    result[tuple(slice(a - s, b - s) for a, b, s in zip(low, high, start, strict=True))] = part
     return result

@@ -24,7 +24,7 @@ def order(samples: int, *, seed: int) -> grain.MapDataset:
 def members(samples: int, *, seed: int, step: int, batch_size: int) -> list[tuple[int, int]]:
     """(visit, index) of every sample in the whole batch of a step, whatever the number of processes."""
     visits = range(step * batch_size, (step + 1) * batch_size)
-    return list(zip(visits, map(int, map(order(samples, seed=seed).__getitem__, visits))))
+    return list(zip(visits, map(int, map(order(samples, seed=seed).__getitem__, visits)), strict=True))
 
 
 def dataset(samples: Samples, *, seed: int, batch_size: int, process: int = 0, processes: int = 1,
@@ -40,7 +40,9 @@ def dataset(samples: Samples, *, seed: int, batch_size: int, process: int = 0, p
         raise ValueError(f'batch size {batch_size} does not divide over {processes} processes')
 
     def sample(visit: int, index: int) -> Batch:
-        found = dict(zip(('image', 'label'), samples.sample(index, seed=seed, visit=visit))) if arrays else {}
+        found = {}
+        if arrays:
+            found['image'], found['label'] = samples.sample(index, seed=seed, visit=visit)
         return {**found, 'index': np.int32(index), 'visit': np.uint32(visit), 'valid': np.float32(1)}
 
     share = order(len(samples.rows), seed=seed).map_with_index(sample)[process::processes]

@@ -71,7 +71,7 @@ class Journal:
         last, metrics = self.pending
         self.pending = None
         columns = {name: np.atleast_1d(value) for name, value in jax.device_get(metrics).items()}
-        rows = [dict(zip(columns, map(float, row))) for row in zip(*columns.values(), strict=True)]
+        rows = [dict(zip(columns, map(float, row), strict=True)) for row in zip(*columns.values(), strict=True)]
         for step, values in enumerate(rows, start=last - len(rows) + 1):
             self.read(step, values)
 

@@ -88,6 +88,7 @@ class Run(NamedTuple):
     journal: Journal
     progress: tqdm
     stop: Callable[[], bool]  # whether to; asked by every process equally often
+    name: str = ''  # which of several, in what is printed
 
 
 def train(experiment: Experiment, samples: dict[str, Samples], folder: Path, *, devices: list | None = None) -> bool:
@@ -225,5 +226,5 @@ def validate_and_note(run: Run, state: states.State) -> float | None:
     run.journal.write({'step': step, 'split': 'valid', **results})
     if not jax.process_index():
         told = ', '.join(f'{name} {"-" if value is None else f"{value:.4f}"}' for name, value in results.items())
-        run.progress.write(f'step {step}: validation {told}')
+        run.progress.write(f'{run.name}step {step}: validation {told}')
     return validation.choose_by(results)

@@ -235,4 +235,4 @@ def gather(items: list[Any]) -> list[Any]:
     text = np.frombuffer(json.dumps(items).encode(), np.uint8)
     lengths = multihost_utils.process_allgather(np.int64(len(text)))
     texts = multihost_utils.process_allgather(np.pad(text, (0, int(lengths.max()) - len(text))))
-    return [item for row, n in zip(texts, lengths) for item in json.loads(row[:n].tobytes())]
+    return [item for row, n in zip(texts, lengths, strict=True) for item in json.loads(row[:n].tobytes())]

@@ -56,7 +56,7 @@ def train(members: Sequence[Member], *, devices: list | None = None) -> bool:
             batches.append(opened.enter_context(closing(
                 loop.input_batches(member.experiment, member.samples['train'], start, lambda: bool(received)))))
             runs.append(Run(member.experiment, program, member.samples, member.folder / 'checkpoints', journal,
-                            progress, lambda: bool(received)))
+                            progress, lambda: bool(received), f'seed {member.experiment.config.seed}, '))
         made_up = [loop.make_up_validation(run, *known) for run, known in zip(runs, restored, strict=True)]
         return all(made_up) and take_steps(runs, advance, stack([state for state, _ in restored]), start, batches)
 
