@@ -11,11 +11,11 @@ from ml_collections import ConfigDict
 from unet_jax import workdir as files
 from unet_jax.annotations import frame as frames
 from unet_jax.errors import InputError
-from unet_jax.experiment import create, settle
+from unet_jax.experiment import Experiment, create, init_params, settle
 from unet_jax.modes import images, volumes
 from unet_jax.modes.annotate import annotate
 from unet_jax.pipeline import stream
-from unet_jax.training import loop, sharding, together
+from unet_jax.training import checkpoint, loop, optimizer, sharding, state, together
 
 # fields that change no step, and not by what validation chooses the best one: threshold and flips are none of them
 SAFE = ('data.cache', 'data.cache_limit', 'data.root', 'train.checkpoint_every', 'train.evaluate_every', 'train.fsdp',
@@ -37,7 +37,7 @@ def train(config: ConfigDict, folder: Path, *, allow: tuple[str, ...] = ()) -> N
     config = settle(config, frame)
     if resumed:
         check_config(files.load_config(folder), config, folder, allow)
-    create(config)  # what cannot be built is refused before it is saved
+    foresee(create(config), folder)  # what cannot be built is refused before it is saved
     save_config(folder, config)
     members = [begin(member, path, frame) for path, member in split_by_seed(config, folder, frame).items()]
     finished = together.train(members) if config.train.seeds else loop.train(*members[0])
@@ -49,6 +49,16 @@ def train(config: ConfigDict, folder: Path, *, allow: tuple[str, ...] = ()) -> N
     subset = 'test' if (frame.subset == 'test').any() else config.train.validate
     for member in members:
         evaluate(member.experiment.config, member.folder, subset=subset, which='best')
+
+
+def foresee(experiment: Experiment, folder: Path) -> None:
+    """Traces the run's first state, and says where the disk has no room for its checkpoints."""
+    config = experiment.config
+    transform = optimizer.create(config.optimizer, config.train.steps)
+    first = jax.eval_shape(lambda: state.create(init_params(experiment), transform))
+    parts = [f'seed_{seed}' for seed in config.train.seeds] or ['']
+    if not jax.process_index():
+        checkpoint.tell_of_room([folder / part / 'checkpoints' for part in parts], first, keep=config.train.keep)
 
 
 def check_whole(folder: Path) -> None:
