@@ -44,7 +44,7 @@ def test_an_encoding_that_lacks_letters_prints_what_stands_for_them(arguments, e
 
 
 @pytest.mark.parametrize('arguments', [(), ('-u',)])
-@pytest.mark.parametrize('redirect', ['| true', '2>&1 | head -1 >/dev/null', '>&-', '2>&-', '>&- 2>&-'])
+@pytest.mark.parametrize('redirect', ['| true', '2>&1 | head -1 >/dev/null', '>&-', '2>&-', '<&- >&- 2>&-'])
 def test_a_reader_that_leaves_or_never_was_ends_nothing(arguments, redirect, tmp_path):
     run(*arguments, redirect=redirect, tmp_path=tmp_path)
 

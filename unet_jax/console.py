@@ -26,8 +26,8 @@ def forgive() -> None:
     for name, number in (('stdout', 1), ('stderr', 2)):
         stream = getattr(sys, name)
         if stream is None:
-            setattr(sys, name, open(os.devnull, 'w', encoding='utf-8'))
             occupy(number)
+            setattr(sys, name, open(os.devnull, 'w', encoding='utf-8'))
             continue
         if stream is not getattr(sys, f'__{name}__'):
             continue
