@@ -152,6 +152,7 @@ def test_the_flags_are_set_before_the_processes_join_which_jax_refuses_once_it_h
     config.train.deterministic = deterministic
     before = os.environ['XLA_FLAGS']
     monkeypatch.setenv('XLA_FLAGS', before)  # so that it is put back
+    monkeypatch.setattr(start.xla_bridge, 'backends_are_initialized', lambda: False)
     monkeypatch.setattr(processes, 'join', lambda _: seen.append(os.environ['XLA_FLAGS']))
     monkeypatch.setattr(jax.config, 'update', lambda *_: None)
     start.start(config, None)

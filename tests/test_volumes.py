@@ -1,8 +1,11 @@
 """Preparation: turned, cropped, standardised, resampled, cached; and back into the file's own voxels."""
 import functools
+import logging
 import os
 import shutil
 import threading
+import time
+from types import SimpleNamespace
 
 import nibabel
 import numpy as np
@@ -11,7 +14,7 @@ import pytest
 from unet_jax import phantom
 from unet_jax.annotations import nifti
 from unet_jax.errors import InputError
-from unet_jax.pipeline import volumes
+from unet_jax.pipeline import cache_limit, volumes
 
 CLASSES = (1, 2, 4)
 
@@ -144,6 +147,34 @@ def test_a_case_is_prepared_once_and_again_when_a_file_or_a_setting_changes(made
     assert changed.folders[0] != first.folders[0] and changed.folders[1:] == first.folders[1:]
     turned = volumes.open_volumes(rows, settings(root, orientation='RAS'), cache)
     assert not set(turned.folders) & set(changed.folders)
+
+
+def age(folders, days):
+    for folder in folders:
+        for place in (*folder.iterdir(), folder):
+            os.utime(place, times=(time.time() - days * cache_limit.DAY,) * 2)
+
+
+def test_prepared_cases_stay_within_the_limit_and_those_in_use_stay(made, tmp_path, caplog):
+    rows, folder, gb = rows_of(made), tmp_path / 'cache', 1e9
+    first, second = (volumes.open_volumes(rows, settings(made, orientation=turned), folder) for turned in ('', 'RAS'))
+    sizes = [sum(path.stat().st_size for path in case.iterdir()) for case in first.folders]
+    likely = [volumes.likely_size(row, settings(made)) for row in rows.itertuples()]
+    assert all(0.3 < a / b < 3 for a, b in zip(likely, sizes, strict=True))
+    age([*first.folders, *second.folders], 3)
+    used = volumes.open_volumes(rows, settings(made), folder)  # which marks them
+    caplog.set_level(logging.INFO, 'unet_jax')
+    volumes.open_volumes(rows, settings(made, orientation='LIP'), folder, limit=(2 * sum(sizes) + 100) / gb)
+    assert all(case.exists() for case in used.folders) and not any(case.exists() for case in second.folders)
+    assert caplog.text.count('samples go to') == 1 and '3 of earlier runs' in caplog.text
+
+
+def test_a_disk_that_is_full_is_no_damaged_case(made, tmp_path, monkeypatch):
+    """Skipping what cannot be read must not leave out cases that there was no room for."""
+    free = iter([10**9, 10**9, 10**9, 10**9])
+    monkeypatch.setattr(volumes.cache.shutil, 'disk_usage', lambda _: SimpleNamespace(free=next(free, 10)))
+    with pytest.raises(InputError, match='needs .* bytes .* 10 are free'):
+        volumes.open_volumes(rows_of(made), settings(made), tmp_path, on_error='skip')
 
 
 def test_what_is_opened_is_what_was_prepared(made, tmp_path):

@@ -88,7 +88,7 @@ def read_splits(frame: pd.DataFrame, path: str | Path) -> pd.DataFrame:
     Raises InputError where a case of the frame is in none or several subsets, or a patient's cases are in several.
     """
     try:
-        subsets = json.loads(Path(path).read_text())
+        subsets = json.loads(Path(path).read_text(encoding='utf-8'))
         named = [(case, subset) for subset in SUBSETS for case in subsets[subset]]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise InputError(f'{path}: is no split, JSON with lists train, valid and test ({error!r})') from error

@@ -2,11 +2,11 @@
 import jax
 import numpy as np
 from ml_collections import ConfigDict
-from tqdm import tqdm
 
 from unet_jax.annotations import labels
 from unet_jax.errors import InputError
 from unet_jax.experiment import Experiment, create, read_frame, settle
+from unet_jax.progress import bar
 from unet_jax.training import loop, sharding
 
 GB = 1e9
@@ -25,7 +25,7 @@ def plan(config: ConfigDict, *, memory: float | None = None) -> None:
     limit = memory * GB if memory is not None else sharding.device_memory()
     devices = jax.local_devices()
     batch_size = config.train.batch_size
-    with tqdm(desc='compiling', unit='program') as progress:
+    with bar(desc='compiling', unit='program') as progress:
         def measure(size: int) -> tuple[dict[str, float], float]:
             progress.update()
             return step_cost(experiment, size)

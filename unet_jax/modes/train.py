@@ -16,11 +16,11 @@ from unet_jax import workdir as files
 from unet_jax.annotations import frame as frames
 from unet_jax.annotations import identity
 from unet_jax.errors import InputError
-from unet_jax.experiment import create, settle
+from unet_jax.experiment import Experiment, create, init_params, settle
 from unet_jax.modes import kinds
 from unet_jax.modes.annotate import annotate, check_data
 from unet_jax.pipeline import stream
-from unet_jax.training import loop, processes, together
+from unet_jax.training import checkpoint, loop, optimizer, processes, state, together
 
 log = logging.getLogger('unet_jax')
 # Fields that change no step, and not by what validation chooses the best one: threshold and flips are none of them.
@@ -46,7 +46,7 @@ def train(config: ConfigDict, folder: Path, *, allow: tuple[str, ...] = ()) -> N
     config = settle(config, frame)
     if resumed:
         check_config(files.load_config(folder), config, folder, allow)
-    create(config)  # what cannot be built is refused before it is saved
+    foresee(create(config), folder)  # what cannot be built is refused before it is saved
     warn_of_unscored(config, frame)
     save_config(folder, config)
     runs = split_by_seed(config, folder)
@@ -78,6 +78,16 @@ def warn_of_unscored(config: ConfigDict, frame: pd.DataFrame) -> None:
         log.warning('warning: no case of the subset %s (%d) has an annotation of %s, so it cannot be scored: is it a '
                     'hidden test set, or were its annotations lost? %s', subset, rows.case.nunique(),
                     ', '.join(config.data.names), follows)
+
+
+def foresee(experiment: Experiment, folder: Path) -> None:
+    """Traces the run's first state, and says where the disk has no room for its checkpoints."""
+    config = experiment.config
+    transform = optimizer.create(config.optimizer, config.train.steps)
+    first = jax.eval_shape(lambda: state.create(init_params(experiment), transform))
+    parts = [f'seed_{seed}' for seed in config.train.seeds] or ['']
+    if not jax.process_index():
+        checkpoint.tell_of_room([folder / part / 'checkpoints' for part in parts], first, keep=config.train.keep)
 
 
 def check_whole(folder: Path) -> None:

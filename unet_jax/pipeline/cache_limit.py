@@ -19,8 +19,7 @@ from typing import NamedTuple
 GB = 1e9
 DAY = 24 * 3600.0  # seconds
 AGAIN = 6 * 3600.0  # seconds after which an entry in use is marked again
-# A program of configs/brats3d.py takes XX MB, of configs/coco.py XX: room for some hundreds of them.
-PROGRAMS = 2 * GB  # bytes
+PROGRAMS = 2 * GB  # bytes of compiled programs; a run of configs/phantom.py leaves 0.8 MB, on CPUs
 # `cache.fill` writes folders named by a digest, under the second form until they are complete; `cache.ready` moves
 # damaged ones aside. Of a folder with such a name every file has one of these names too, else it is not ours.
 WHOLE, UNFINISHED = re.compile(r'([0-9a-f]{32})(\.damaged-\d+)?'), re.compile(r'\.([0-9a-f]{32})\.[0-9a-f]{12}')

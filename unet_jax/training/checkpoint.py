@@ -9,8 +9,10 @@ orbax itself never notices a flipped bit, hence the checksums: 0.03 s for 30 MB.
 import hashlib
 import json
 import logging
+import math
 import os
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -85,6 +87,19 @@ def amend(folder: Path, step: int, *, score: float, notes: dict, keep: int) -> N
     if jax.process_index() == 0:
         write_seal(folder, step, files=read_seal(folder, step)['files'], score=score, notes=notes)
         _delete_old(Path(folder), keep, step)
+
+
+def tell_of_room(folders: Sequence[Path], state: Any, *, keep: int) -> None:
+    """Warns where the disk of `folders`, one a run, has less room than their checkpoints will take: `keep` newest, the
+    best, and the one that is being written. state: arrays, or their shapes and types."""
+    size = sum(math.prod(x.shape) * x.dtype.itemsize for x in jax.tree.leaves([getattr(state, p) for p in PARTS]))
+    there = sum(path.stat().st_size for folder in folders for path in Path(folder).rglob('*') if path.is_file())
+    place = next(place for place in (folders[0], *Path(folders[0]).absolute().parents) if place.is_dir())
+    need, free = len(folders) * (keep + 2) * size - there, shutil.disk_usage(place).free
+    if need > free:
+        log.warning('%s: checkpoints of %.2f GB each, up to %d at a time, need about %.1f GB more; %.1f GB are free. '
+                    'Make room, or keep fewer (config.train.keep)', place, size / 1e9, len(folders) * (keep + 2),
+                    need / 1e9, free / 1e9)
 
 
 def clean(folder: Path) -> None:
