@@ -10,7 +10,7 @@ from unet_jax import phantom
 from unet_jax.annotations import brats_h5, coco, labels, left_out, nifti, schemas, split
 from unet_jax.annotations import frame as frames
 from unet_jax.errors import InputError
-from unet_jax.model import unet
+from unet_jax.model import networks, unet
 from unet_jax.pipeline import decode, volumes
 
 
@@ -139,7 +139,7 @@ def create(config: ConfigDict) -> Experiment:
         volumes.check(settings)
     channels = len(regions) + (config.loss.activation == 'softmax')
     return Experiment(config, classes, regions, labels.region_bits(regions, classes), settings,
-                      unet.build(config.model, channels))
+                      networks.build(config.model, channels))
 
 
 def init_params(experiment: Experiment):

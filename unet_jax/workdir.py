@@ -15,7 +15,7 @@ from typing import Any
 import jax
 from ml_collections import ConfigDict
 
-from configs import default
+from unet_jax.config import FIELDS, build, flat
 from unet_jax.errors import InputError
 
 log = logging.getLogger('unet_jax')
@@ -66,26 +66,20 @@ def load_config(workdir: Path) -> ConfigDict:
         raise InputError(f'{path}: cannot be read as JSON ({error})') from error
     if not isinstance(values, dict):
         raise InputError(f'{path}: holds no JSON object, so it is no config')
-    config = ConfigDict(tuples(values))
-    later = fill(config, default.get_config())
-    if later:
-        tell_once(f'{path} was written by an older version. What it lacks is taken from configs/default.py: '
-                  + ', '.join(f'{field} = {value!r}' for field, value in later.items()))
+    held = flat(tuples(values))
+    later = {name: field.default for name, field in FIELDS.items() if name not in held}
+    gone = [name for name in held if name not in FIELDS]
+    if later or gone:
+        tell_once(f'{path} was written by another version. What it lacks is as by default: '
+                  + (', '.join(f'{name} = {value!r}' for name, value in later.items()) or 'nothing')
+                  + (f'. Left out, as there is no such field: {", ".join(gone)}' if gone else ''))
+    try:
+        config = build({name: held.get(name, field.default) for name, field in FIELDS.items()})
+    except InputError as error:
+        raise InputError(f'{path}: {error}') from error
     if config.data.format == 'phantom' and config.data.root:
         config.data.root = os.path.abspath(Path(workdir) / config.data.root)
     return config.lock()
-
-
-def fill(config: ConfigDict, defaults: ConfigDict, prefix: str = '') -> dict[str, Any]:
-    """Adds to `config` what only `defaults` has; {field: value} of it."""
-    added = {}
-    for name, value in defaults.items():
-        if name not in config:
-            config[name] = value
-            added |= {f'{prefix}{name}': value.to_dict() if isinstance(value, ConfigDict) else value}
-        elif isinstance(value, ConfigDict) and isinstance(config[name], ConfigDict):
-            added |= fill(config[name], value, f'{prefix}{name}.')
-    return added
 
 
 @cache

@@ -1,4 +1,6 @@
 """What to predict as rows of the kind that `frame.images` gives, without annotations."""
+import os
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import pandas as pd
@@ -11,22 +13,32 @@ from unet_jax.pipeline import decode, volumes
 IMAGES = ('.jpg', '.jpeg', '.png', '.bmp', '.tif', '.tiff', '.gif', '.webp')
 
 
-def find(source: str | None, channels: int) -> tuple[Path, pd.DataFrame]:
-    """(root, one row a file of `source`, itself a file or a folder searched through its subfolders).
+def find(sources: Sequence[str], channels: int) -> tuple[Path, pd.DataFrame]:
+    """(root, one row a file of `sources`, each a file or a folder searched through its subfolders).
 
-    The column `png` says where each mask goes. Raises InputError where there is nothing to predict, and for a file
-    that cannot be read.
+    The root is the folder that they have in common. The column `png` says where each mask goes. Raises InputError
+    where there is nothing to predict, and for a file that cannot be read.
     """
-    if not source or not Path(source).exists():
-        raise InputError(f'--input={source}: no such file or folder; name an image, an HDF5 slice, '
-                         'or a folder of them')
-    source = Path(source)
-    paths = [source] if source.is_file() else sorted(p for p in source.rglob('*') if p.is_file() and known(p))
-    if not paths or not known(paths[0]):
-        raise InputError(f'--input={source}: no image or HDF5 file; known endings: {", ".join(IMAGES)}, .h5, .hdf5')
-    root = source if source.is_dir() else source.parent
+    paths = list(dict.fromkeys(path for source in sources for path in find_images(source)))
+    root = common_folder(Path(source) if Path(source).is_dir() else Path(source).parent for source in sources)
     found = pd.DataFrame([row(root, path, channels) for path in paths])
     return root, found.assign(png=mask_names(found.path))
+
+
+def find_images(source: str) -> list[Path]:
+    """The absolute paths of the image and HDF5 files that a file or folder holds."""
+    path = Path(source).absolute()
+    if not path.exists():
+        raise InputError(f'--input={source}: no such file or folder; name an image, an HDF5 slice, '
+                         'or a folder of them')
+    paths = [path] if path.is_file() else sorted(p for p in path.rglob('*') if p.is_file() and known(p))
+    if not paths or not known(paths[0]):
+        raise InputError(f'--input={source}: no image or HDF5 file; known endings: {", ".join(IMAGES)}, .h5, .hdf5')
+    return paths
+
+
+def common_folder(folders: Iterable[Path]) -> Path:
+    return Path(os.path.commonpath([folder.absolute() for folder in folders]))
 
 
 def known(path: Path) -> bool:
@@ -40,8 +52,34 @@ def row(root: Path, path: Path, channels: int) -> dict:
             'case': name, 'group': name, 'slice': pd.NA, 'subset': 'test', 'image_id': name}
 
 
-def find_volumes(source: str | None, schema: str, modalities: tuple[str, ...], missing_modalities: bool
+def find_volumes(sources: Sequence[str], schema: str, modalities: tuple[str, ...], missing_modalities: bool
                  ) -> tuple[Path, pd.DataFrame]:
+    """(root, one row a case of `sources`, as of `find_cases`), the root being the folder that they have in common.
+
+    Raises InputError where two cases of one name lie in different folders, as their masks would be one file.
+    """
+    each = [find_cases(source, schema, modalities, missing_modalities) for source in sources]
+    root = common_folder(folder for folder, _ in each)
+    rows = [moved(row, folder.relative_to(root)) for folder, found in each for row in found.to_dict('records')]
+    rows = list({f'{row["path"]} {row["modalities"]}': row for row in rows}.values())  # a folder, and a file in it
+    names = [row['case'] for row in rows]
+    if twice := sorted({name for name in names if names.count(name) > 1}):
+        raise InputError(f'--input: several cases are called {", ".join(twice)}; predict them one after the other')
+    return root, pd.DataFrame(rows)
+
+
+def moved(row: dict, below: Path) -> dict:
+    """A row of `find_cases` whose paths begin with the folder `below`."""
+    def path(place):
+        if isinstance(place, dict):
+            return {**place, 'file': path(place['file'])}
+        return place and (below / place).as_posix()
+
+    return {**row, 'path': path(row['path']), 'modalities': {m: path(place) for m, place in row['modalities'].items()}}
+
+
+def find_cases(source: str, schema: str, modalities: tuple[str, ...], missing_modalities: bool
+               ) -> tuple[Path, pd.DataFrame]:
     """(root, one row a case of `source`): of a folder, itself a case or with cases up to four folders below, or of a
     file: the Decathlon's four sequences in one, or one of a case, whose others lie beside it. No labels are needed.
 

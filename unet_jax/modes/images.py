@@ -76,7 +76,7 @@ def example(predictor: inference.Predictor, samples: cache.Samples, masks: Path)
             'spacing': (1.0, 1.0, 1.0) if volume else None}
 
 
-def predict(predictor: inference.Predictor, source: str | None, output: Path) -> str:
+def predict(predictor: inference.Predictor, source: tuple[str, ...], output: Path) -> str:
     """Segments image files or HDF5 slices: a PNG of category ids and an overlay each, and predictions.json. Returns
     what was written where."""
     from unet_jax.report import overlays  # matplotlib: 0.3 s that training need not wait for

@@ -6,16 +6,15 @@ from pathlib import Path
 import jax
 from ml_collections import ConfigDict
 
-from unet_jax.evaluation import settings
+from unet_jax import config_check
 from unet_jax.pipeline import cache
 from unet_jax.training import sharding
 
 
 def start(config: ConfigDict, folder: Path, *, distributed: bool | None = False) -> None:
     """Settings of the process, before jax starts: other processes are joined (`distributed`: see `sharding.join`),
-    compiled programs are kept in the user's cache folder. Raises InputError for a `config.evaluation` that would fail
-    only after training."""
-    settings.check(config)
+    compiled programs are kept in the user's cache folder. Raises InputError for a config that cannot be followed."""
+    config_check.check(config)
     make_absolute(config, folder)
     flags = os.environ.get('XLA_FLAGS', '')  # read when the backend starts, which is after this
     if config.train.deterministic:

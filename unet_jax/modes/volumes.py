@@ -138,7 +138,7 @@ def example(predictor: inference.Predictor, samples: volumes.Volumes, masks: Pat
             'spacing': tuple(row.spacing), 'orientation': ''.join(nibabel.aff2axcodes(case.affine))}
 
 
-def predict(predictor: inference.Predictor, source: str | None, output: Path) -> str:
+def predict(predictor: inference.Predictor, source: tuple[str, ...], output: Path) -> str:
     """Segments the cases of a folder: a NIfTI of label numbers and an overlay each. Returns what was written where."""
     from unet_jax.report import overlays  # matplotlib: 0.3 s that training need not wait for
     experiment = predictor.experiment
