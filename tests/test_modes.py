@@ -74,10 +74,10 @@ def test_names_of_masks_that_would_still_meet_are_refused():
 def test_prediction_names_masks_alike_and_never_writes_over_an_input(run, tmp_path):
     config, folder = run(0)
     predictor, _ = inference.restore(config, [folder], 'latest')
-    images.predict(predictor, f'{tmp_path}/set/test', tmp_path / 'out')
+    images.predict(predictor, [f'{tmp_path}/set/test'], tmp_path / 'out')
     assert {p.name for p in (tmp_path / 'out').glob('*.png')} == {'a.png', 'b_jpg.png', 'b_png.png'}
     with pytest.raises(InputError, match='the mask of a.png would overwrite an input'):
-        images.predict(predictor, f'{tmp_path}/set/test', tmp_path / 'set/test')
+        images.predict(predictor, [f'{tmp_path}/set/test'], tmp_path / 'set/test')
 
 
 def test_an_ensemble_answers_with_the_mean_of_its_runs(run):

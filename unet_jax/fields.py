@@ -5,7 +5,7 @@ import numbers
 from collections.abc import Callable, Collection
 from typing import Any, NamedTuple
 
-LARGEST = 2**31 - 1  # of a whole number; jax counts steps in 32 bits
+LARGEST, HIGHEST = 2**31 - 1, 3e38  # of whole numbers and of others; on the device they have 32 bits
 
 
 class Kind(NamedTuple):
@@ -40,7 +40,7 @@ def whole(low: int, high: int = LARGEST) -> Kind:
     return Kind(f'a whole number from {low}{limit}', read, str(max(low, 1)))
 
 
-def number(low: float, high: float = math.inf, *, above: bool = False, below: bool = False) -> Kind:
+def number(low: float, high: float = HIGHEST, *, above: bool = False, below: bool = False) -> Kind:
     """From `low` to `high`, without `low` itself if `above`, without `high` if `below`."""
     def read(value: Any) -> float:
         require(isinstance(value, numbers.Real) and not isinstance(value, bool) and math.isfinite(value))
@@ -48,8 +48,8 @@ def number(low: float, high: float = math.inf, *, above: bool = False, below: bo
         return float(value)
 
     words = f'above {low:g}' if above else f'from {low:g}'
-    words += '' if high == math.inf else f' to below {high:g}' if below else f' to {high:g}'
-    return Kind(f'a number {words}', read, f'{(low + high) / 2 if high < math.inf else low + 1:g}')
+    words += '' if high == HIGHEST else f' to below {high:g}' if below else f' to {high:g}'
+    return Kind(f'a number {words}', read, f'{(low + high) / 2 if high < HIGHEST else low + 1:g}')
 
 
 def read_truth(value: Any) -> bool:
