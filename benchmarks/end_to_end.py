@@ -53,7 +53,7 @@ def jax_worker(root: str) -> None:
         import networks_jax
         frame = experiments.read_frame(config)
         one = experiments.create(experiments.settle(config, frame))
-        rows = images.rows(frame)
+        rows = images.rows(one, frame)
         begun = time.perf_counter()
         samples = images.training_samples(one, rows[rows.subset == 'train'].reset_index(drop=True),
                                           rows[rows.subset == 'valid'].reset_index(drop=True)[:16])

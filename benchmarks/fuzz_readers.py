@@ -36,6 +36,7 @@ sys.path.insert(0, str(ROOT))
 from unet_jax.annotations import audit, brats_h5, coco, nifti_file  # noqa: E402  (after the path)
 from unet_jax.annotations import frame as frames  # noqa: E402
 from unet_jax.errors import InputError  # noqa: E402
+from unet_jax.formats import image_file  # noqa: E402
 from unet_jax.pipeline import decode  # noqa: E402
 
 SECONDS, BYTES = 20, 2 * 2 ** 30
@@ -93,7 +94,7 @@ def write_image(folder: Path, chance: random.Random) -> str:
 
 def read_image(folder: Path, name: str) -> None:
     for channels in (1, 3):
-        assert decode.read_image(folder / name, channels).shape[2] == channels
+        assert image_file.read(folder / name, channels).shape[2] == channels
 
 
 # --- NIfTI ---

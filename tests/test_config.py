@@ -119,9 +119,9 @@ def test_what_was_typed_wrong_gets_the_right_spelling(name, typed, message):
     ('default', {'train.steps_per_dispatch': 3}, 'steps_per_dispatch is 3, which must divide'),
     ('default', {'train.seeds': (1, 2), 'train.resident': True}, 'train.resident is True: config.train.seeds'),
     ('default', {'train.spatial': 3}, 'spatial is 3: must divide'), ('default', {'augment.scale': (2, 1)}, 'lowest'),
-    ('default', {'evaluation.lesions': 'GLI'}, "lesions is 'GLI': only data .* nifti or brats_h5 .* here it is coco"),
-    ('phantom', {'evaluation.postprocess': True}, 'postprocess is True: only'),
-    ('coco', {'data.spacing': (1, 1, 1)}, 'spacing is .*: only data of config.data.format = nifti')])
+    ('default', {'evaluation.lesions': 'GLI'}, "lesions is 'GLI': is for volumes only; config.data.format is 'coco'"),
+    ('phantom', {'evaluation.postprocess': True}, 'postprocess is True: is for volumes only'),
+    ('coco', {'data.spacing': (1, 1, 1)}, 'spacing is .*: is for volumes only')])
 def test_fields_that_do_not_go_together_are_refused_before_any_work(base, fields, message, tmp_path):
     config = build({**flat(CONFIGS[base]()), **fields})
     with pytest.raises(InputError, match=f'config.*{message}'):

@@ -5,6 +5,7 @@ from PIL import Image
 
 from unet_jax.annotations import frame as frames
 from unet_jax.errors import InputError
+from unet_jax.formats import image_file
 from unet_jax.pipeline import decode
 
 
@@ -20,13 +21,13 @@ def test_every_mode_of_eight_bits_reads_as_grey_and_as_colour(mode, tmp_path):
     grey = Image.fromarray(np.uint8([[0, 255], [255, 0]]))
     path = tmp_path / ('a.tif' if mode == 'CMYK' else 'a.png')
     grey.convert('RGBA' if mode == 'RGBA' else mode).save(path)
-    assert np.abs(decode.read_image(path, 1)[..., 0].astype(int) - np.asarray(grey)).max() <= 1
-    assert decode.read_image(path, 3).shape == (2, 2, 3)
+    assert np.abs(image_file.read(path, 1)[..., 0].astype(int) - np.asarray(grey)).max() <= 1
+    assert image_file.read(path, 3).shape == (2, 2, 3)
 
 
 def test_sixteen_bits_are_scaled_by_their_own_maximum(tmp_path):
     Image.fromarray(np.uint16([[0, 1000], [2000, 4000]])).save(tmp_path / 'a.png')
-    assert decode.read_image(tmp_path / 'a.png', 1)[..., 0].tolist() == [[0, 64], [128, 255]]
+    assert image_file.read(tmp_path / 'a.png', 1)[..., 0].tolist() == [[0, 64], [128, 255]]
 
 
 def test_exif_orientation_is_not_applied(tmp_path):
@@ -34,7 +35,7 @@ def test_exif_orientation_is_not_applied(tmp_path):
     exif = image.getexif()
     exif[0x0112] = 6  # rotate by 90 degrees
     image.save(tmp_path / 'a.jpg', exif=exif)
-    assert decode.read_image(tmp_path / 'a.jpg', 1).shape == (4, 8, 1)
+    assert image_file.read(tmp_path / 'a.jpg', 1).shape == (4, 8, 1)
 
 
 def test_what_is_no_image_is_refused_by_name(tmp_path):
@@ -43,14 +44,14 @@ def test_what_is_no_image_is_refused_by_name(tmp_path):
     (tmp_path / 'cut.png').write_bytes((tmp_path / 'cut.png').read_bytes()[:1000])
     for name in ('page.jpg', 'cut.png', 'absent.png'):
         with pytest.raises(InputError, match=name):
-            decode.read_image(tmp_path / name, 1)
+            image_file.read(tmp_path / name, 1)
 
 
 def test_a_decompression_bomb_is_refused_before_it_is_decoded(tmp_path, monkeypatch):
-    monkeypatch.setattr(decode, 'MAX_PIXELS', 100)
+    monkeypatch.setattr(image_file, 'MAX_PIXELS', 100)
     Image.fromarray(np.zeros((20, 20), np.uint8)).save(tmp_path / 'a.png')
     with pytest.raises(InputError, match='20×20'):
-        decode.read_image(tmp_path / 'a.png', 1)
+        image_file.read(tmp_path / 'a.png', 1)
 
 
 @pytest.mark.parametrize('height, width', [(30, 60), (60, 30), (17, 17), (1, 50), (128, 128)])
@@ -91,4 +92,4 @@ def test_a_size_that_differs_from_the_annotation_names_both(tmp_path):
 
 def test_three_channels_of_hdf5_cannot_be_asked_of_an_image(tmp_path):
     with pytest.raises(InputError, match='config.data.channels is 4'):
-        decode.read_image(tmp_path / 'a.png', 4)
+        image_file.read(tmp_path / 'a.png', 4)

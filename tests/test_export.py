@@ -3,7 +3,7 @@ import nibabel
 import numpy as np
 import pytest
 
-from unet_jax.inference import export
+from unet_jax.formats import mask_file
 
 SHAPE = (7, 6, 5)
 AFFINES = {
@@ -26,7 +26,7 @@ def scan(path, affine, data=None, **header):
 
 def written(tmp_path, like):
     path = tmp_path / 'out' / 'mask.nii.gz'
-    export.write_nifti(path, IDS, like=like)
+    mask_file.write_nifti(path, IDS, like=like)
     return nibabel.load(path)
 
 

@@ -14,7 +14,7 @@ from benchmarks import fuzz_readers
 from unet_jax.annotations import brats_h5, nifti_file
 from unet_jax.annotations.segmentation import rasterise
 from unet_jax.errors import InputError
-from unet_jax.pipeline import decode
+from unet_jax.formats import image_file
 
 
 @pytest.mark.parametrize('reader, mutants', [('coco', 60), ('image', 150), ('h5', 100), ('csv', 60), ('nifti', 150)])
@@ -61,7 +61,7 @@ def test_bombs_are_refused_by_name_and_take_no_memory(tmp_path):
     for name, data in (('a.png', png_bomb(60_000, 60_000)), ('a.jpg', jpeg_bomb(65_000, 65_000))):
         (tmp_path / name).write_bytes(data)
         with pytest.raises(InputError, match=name):
-            decode.read_image(tmp_path / name, 3)
+            image_file.read(tmp_path / name, 3)
     header = nibabel.Nifti1Image(np.zeros((1, 1, 1), np.uint8), np.eye(4)).to_bytes()[:352]
     for dims in ((1024, 1024, 700), (32767, 32767, 32767)):
         forged = header[:40] + struct.pack('<8h', 3, *dims, 1, 1, 1, 1) + header[56:]

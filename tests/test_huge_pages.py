@@ -11,7 +11,7 @@ ROOT = Path(__file__).parents[1]
 PROGRAM = """
 import os, sys
 from unet_jax import huge_pages
-huge_pages.restart()
+huge_pages.restart(__file__)
 print(os.getpid(), os.environ.get('GLIBC_TUNABLES'), sys.argv[1:], sys.flags.utf8_mode, sys.stdin.read())
 """
 
@@ -40,4 +40,4 @@ def test_what_someone_decided_stays(monkeypatch, platform, given, added):
         monkeypatch.setenv('GLIBC_TUNABLES', given)
     assert huge_pages.environment() == added
     if not added:
-        huge_pages.restart()  # returns
+        huge_pages.restart(__file__)  # returns

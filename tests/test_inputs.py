@@ -1,14 +1,16 @@
 """What --mode=predict takes as volumes: folders and files, from wherever they are named."""
 import shutil
+from pathlib import Path
 
 import nibabel
 import numpy as np
 import pytest
+from ml_collections import ConfigDict
 
 from unet_jax import phantom
 from unet_jax.annotations.schemas import MODALITIES
 from unet_jax.errors import InputError
-from unet_jax.inference.inputs import find_volumes
+from unet_jax.formats.inputs import find_volumes
 from unet_jax.pipeline import volumes
 
 SHAPE = (6, 16, 18)
@@ -25,7 +27,10 @@ def release(tmp_path_factory):
 
 
 def find(source):
-    return find_volumes([str(source)], '2023', MODALITIES, False)
+    data = ConfigDict({'schema': '2023', 'modalities': MODALITIES, 'missing_modalities': False})
+    rows, problems = find_volumes([str(source)] if source else [], data)
+    assert not problems and rows.root.nunique() == 1
+    return Path(rows.root.iloc[0]), rows
 
 
 def image(root, row):
@@ -60,11 +65,11 @@ def test_one_file_of_a_case_stands_for_the_case(release, tmp_path):
 
 
 @pytest.mark.parametrize('name, message', [
-    ('absent', 'no such file or folder'), ('a.txt', 'is no NIfTI file'),
+    (None, 'no such file or folder'), ('absent', 'no such file or folder'), ('a.txt', 'is no NIfTI file'),
     ('extra.nii', 'belongs to no case')])
 def test_what_holds_no_case_is_refused(release, tmp_path, name, message):
     shutil.copytree(next(release.rglob('*-t2f.nii.gz')).parent, tmp_path, dirs_exist_ok=True)
     (tmp_path / 'a.txt').write_text('text')
     nibabel.save(nibabel.Nifti1Image(np.zeros((3, 3, 3), np.uint8), np.eye(4)), tmp_path / 'extra.nii')
-    with pytest.raises(InputError, match=f'--input=.*{name}: {message}'):
-        find(tmp_path / name)
+    with pytest.raises(InputError, match=f'--input={"None" if name is None else ".*" + name}: {message}'):
+        find(name and tmp_path / name)

@@ -12,7 +12,7 @@ from unet_jax.annotations import audit, coco, labels
 from unet_jax.annotations import frame as frames
 from unet_jax.annotations.labels import Region
 from unet_jax.errors import InputError
-from unet_jax.inference import export
+from unet_jax.formats import mask_file
 from unet_jax.pipeline import decode
 
 BRATS = (Region('WT', (1, 2, 4), 2), Region('TC', (1, 4), 1), Region('ET', (4,), 4))
@@ -82,11 +82,12 @@ def test_a_class_is_never_written_as_background_nor_beyond_16_bits(classes, writ
     bits = np.array([[0, 1], [2, 2]], np.uint8)
     assert labels.values(classes) == written
     assert labels.to_ids(bits, classes).tolist() == [[0, written[0]], [written[1]] * 2]
-    export.write_mask(tmp_path / 'a.png', bits, classes)
+    mask_file.write_png(tmp_path / 'a.png', labels.to_ids(bits, classes))
     assert np.array_equal(labels.from_ids(np.asarray(Image.open(tmp_path / 'a.png')), classes), bits)
-    writer = export.CocoWriter(dict(zip(classes, 'ab')))
-    told = [c.get('pixel_value', c['id']) for c in writer.data['categories']]
-    assert tuple(told) == written and [c['id'] for c in writer.data['categories']] == list(classes)
+    mask_file.write_coco(tmp_path / 'a.json', dict(zip(classes, 'ab')), [])
+    categories = json.loads((tmp_path / 'a.json').read_text())['categories']
+    told = [c.get('pixel_value', c['id']) for c in categories]
+    assert tuple(told) == written and [c['id'] for c in categories] == list(classes)
 
 
 def test_an_annotated_category_0_is_a_class_and_an_unused_one_is_none(tmp_path):

@@ -13,10 +13,11 @@ from unet_jax import workdir
 from unet_jax.annotations import frame as frames
 from unet_jax.errors import InputError
 from unet_jax.experiment import create, init_params
-from unet_jax.inference import export
+from unet_jax.formats import mask_file
 from unet_jax.inference import predict as inference
-from unet_jax.modes import images
+from unet_jax.modes import kinds
 from unet_jax.modes.evaluate import evaluate, open_whole
+from unet_jax.modes.predict import write
 from unet_jax.training import checkpoint, state
 
 NAMES = ['a.png', 'b.jpg', 'b.png', 'sub/c.png']
@@ -66,27 +67,27 @@ def test_images_whose_names_differ_in_the_ending_alone_have_masks_of_their_own(r
 
 
 def test_names_of_masks_that_would_still_meet_are_refused():
-    assert export.mask_names(['x.jpg', 'y.jpg', 'x.png', 'a/x.png']) == ['x_jpg.png', 'y.png', 'x_png.png', 'a/x.png']
+    assert mask_file.names(['x.jpg', 'y.jpg', 'x.png', 'a/x.png']) == ['x_jpg.png', 'y.png', 'x_png.png', 'a/x.png']
     with pytest.raises(InputError, match=r'x.jpg and x_jpg.tif would both be x_jpg.png'):
-        export.mask_names(['x.jpg', 'x.png', 'x_jpg.tif'])
+        mask_file.names(['x.jpg', 'x.png', 'x_jpg.tif'])
 
 
 def test_prediction_names_masks_alike_and_never_writes_over_an_input(run, tmp_path):
     config, folder = run(0)
     predictor, _ = inference.restore(config, [folder], 'latest')
-    images.predict(predictor, [f'{tmp_path}/set/test'], tmp_path / 'out')
+    write(predictor, [f'{tmp_path}/set/test'], tmp_path / 'out', 'the latest')
     assert {p.name for p in (tmp_path / 'out').glob('*.png')} == {'a.png', 'b_jpg.png', 'b_png.png'}
     with pytest.raises(InputError, match='the mask of a.png would overwrite an input'):
-        images.predict(predictor, [f'{tmp_path}/set/test'], tmp_path / 'set/test')
+        write(predictor, [f'{tmp_path}/set/test'], tmp_path / 'set/test', 'the latest')
 
 
 def test_an_ensemble_answers_with_the_mean_of_its_runs(run):
     (config, a), (_, b) = run(0), run(1)
-    rows = images.rows(frames.load(a / 'annotations.parquet'))
+    rows = kinds.IMAGES.rows(create(config), frames.load(a / 'annotations.parquet'))
     answers = []
     for folders in ([a], [b], [a, b]):
         predictor, used = inference.restore(config, folders, 'latest')
-        samples = images.open_samples(predictor.experiment, rows)
+        samples = kinds.IMAGES.open_samples(predictor.experiment, rows)
         answers.append(np.stack([p for _, p in inference.probabilities(predictor, samples)]))
     assert used == f'{a}:0, {b}:0' and np.abs(answers[0] - answers[1]).max() > 0.01
     assert np.allclose(answers[2], (answers[0] + answers[1]) / 2, atol=1e-6)

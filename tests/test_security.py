@@ -17,6 +17,7 @@ from unet_jax import phantom
 from unet_jax.annotations import brats_h5, coco, nifti
 from unet_jax.annotations import frame as frames
 from unet_jax.errors import InputError
+from unet_jax.formats import image_file
 from unet_jax.pipeline import decode
 from unet_jax.training import checkpoint
 from unet_jax.training import state as states
@@ -171,5 +172,5 @@ def test_an_image_of_a_kind_that_pillow_hands_to_another_program_is_not_opened(t
     path = tmp_path / 'a.png'
     path.write_bytes(b'%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 8 8\n%%EndComments\nshowpage\n')
     with pytest.raises(InputError, match='a.png: cannot be read as an image'):
-        decode.read_image(path, 1)
+        image_file.read(path, 1)
     assert not os.path.exists(tmp_path / 'showpage')

@@ -30,7 +30,7 @@ def test_phantoms_move_with_their_work_directory(tmp_path, monkeypatch):
     (old / 'seed_1').mkdir(parents=True)
     start.make_absolute(config, old)
     for folder in (old, old / 'seed_1'):
-        workdir.save_config(folder, config)
+        workdir.save_config(folder, config, old)
         assert workdir.load_config(folder).data.root == config.data.root == f'{old}/phantoms'
     old.rename('new')
     for folder in ('new', 'new/seed_1'):

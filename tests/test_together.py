@@ -21,7 +21,7 @@ def tiny(seed, **train):
     config = get_config()
     with config.unlocked():
         config.seed = seed
-        config.data.update({'root': 'nowhere', 'size': (16, 16), 'categories': (1,),
+        config.data.update({'root': 'nowhere', 'size': (16, 16), 'categories': (1,), 'names': ('tumour',),
                             'regions': (('tumour', (1,), 1),)})
         config.model.update({'features': (4, 8), 'encoder_blocks': (1, 1), 'decoder_blocks': (1,)})
         config.augment.update({'intensity_probability': 0.5, 'blur': 0.0, 'low_resolution': 1.0, 'gamma': 0.0})

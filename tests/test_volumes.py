@@ -156,9 +156,9 @@ def test_what_is_opened_is_what_was_prepared(made, tmp_path):
 
 def test_a_case_that_hangs_is_named(made, tmp_path, monkeypatch):
     released, in_order, row = threading.Event(), volumes.threads.in_order, rows_of(made).iloc[0]
-    write = volumes.write
-    monkeypatch.setattr(volumes, 'write', lambda folder, case, settings: (
-        released.wait() if case.path == row.path else write(folder, case, settings)))
+    prepare = volumes.prepare
+    monkeypatch.setattr(volumes, 'prepare', lambda case, settings: (
+        released.wait() if case.path == row.path else prepare(case, settings)))
     monkeypatch.setattr(volumes.threads, 'in_order', functools.partial(in_order, timeout=0.2))
     with pytest.raises(InputError, match=f'{row.path}: the prepared case is not there after 0.2 s.*hangs'):
         volumes.open_volumes(rows_of(made), settings(made), tmp_path)

@@ -131,20 +131,20 @@ def main(argv: list[str]) -> None:
     absl_logging.set_verbosity(absl_logging.WARNING)  # orbax reports every file it touches
     # jax starts once the flags are good; a mode is loaded by itself, as scipy.stats and matplotlib take a second
     from unet_jax.modes import start
-    from unet_jax.training import sharding
+    from unet_jax.training import processes
     config, folder = FLAGS.config, Path(FLAGS.workdir)
     with signals.raised():
-        start.start(config, folder, distributed=FLAGS.distributed)
-        with sharding.among_peers():
+        start.start(config, folder, distributed=FLAGS.distributed, mode=FLAGS.mode, output=FLAGS.output)
+        with processes.among_peers():
             run_mode(config, folder, tuple(argv[1:]))
 
 
 def run_mode(config: ConfigDict, folder: Path, inputs: tuple[str, ...]) -> None:
     """Of several processes all come here; those modes that one can do alone are left to the first."""
-    from unet_jax.training import sharding
+    from unet_jax.training import processes
     if FLAGS.mode == 'annotate':
         from unet_jax.modes import annotate
-        sharding.by_the_first(lambda: annotate.annotate(config, folder), 'annotate')
+        processes.by_the_first(lambda: annotate.annotate(config, folder), 'annotate')
     elif FLAGS.mode == 'train':
         from unet_jax.modes import train
         train.train(config, folder, allow=tuple(FLAGS.allow_changes))
@@ -156,10 +156,10 @@ def run_mode(config: ConfigDict, folder: Path, inputs: tuple[str, ...]) -> None:
         plan.plan(config, memory=FLAGS.memory)
     elif FLAGS.mode == 'compare':
         from unet_jax.modes import compare
-        sharding.by_the_first(lambda: compare.compare(folder, FLAGS.other, subset=FLAGS.subset), 'compare')
+        processes.by_the_first(lambda: compare.compare(folder, FLAGS.other, subset=FLAGS.subset), 'compare')
     else:
         from unet_jax.modes import predict
-        predict.predict(config, folder, source=inputs, output=FLAGS.output, which=FLAGS.checkpoint,
+        predict.predict(config, folder, sources=inputs, output=FLAGS.output, which=FLAGS.checkpoint,
                         ensemble=FLAGS.ensemble)
 
 

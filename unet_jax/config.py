@@ -1,6 +1,6 @@
 """The config: every field there is, once, with its default, what it may be, its unit and what it means.
 
-    'section.name': Field(default, what it may be, 'what it means', unit, the formats of data with a use for it)
+    'section.name': Field(default, what it may be, 'what it means', unit, which formats of data alone use it)
 
 Change any on the command line, --config.optimizer.learning_rate=1e-3, or in a file such as those of configs/. What is
 checked before any work begins, the messages and the reference page come from this table. What has to fit together is
@@ -32,12 +32,12 @@ from unet_jax.fields import (
     weighted,
     whole,
 )
+from unet_jax.formats import FORMATS
 from unet_jax.model.networks import NETWORKS
 from unet_jax.model.unet import CHOICES
 from unet_jax.training.losses import LOSSES
 
-FORMATS = ('coco', 'brats_h5', 'nifti', 'phantom')
-VOLUMES, BRAIN = ('nifti',), ('nifti', 'brats_h5')
+VOLUMES, SLICES_TOO = 'volumetric', 'stacked'
 share, positive, per_axis = number(0, 1), number(0, above=True), several(whole(1, 8192), (2, 3))
 LEVELS = range(1, 11)
 channels = several(whole(1, 16384), LEVELS)
@@ -72,7 +72,8 @@ FIELDS = {
     'data.max_skipped': Field(0.01, share, 'the largest share of the samples that may be skipped'),
     'data.split': Field((0.7, 0.15, 0.15), several(share, (3,)),
         'shares of train, valid and test, by group, where the data set has no subsets of its own'),
-    'data.split_seed': Field(0, seed, 'seed of the split into subsets and folds, and of phantoms'),
+    'data.split_seed': Field(0, seed,
+        'seed of the split into subsets and folds, and of phantoms: runs of another seed have the same subsets'),
     'data.split_file': Field('', path,
         "JSON {'train': [cases], 'valid': [], 'test': []} to split by; every run writes its own, splits.json"),
     'data.folds': Field(0, whole(0, 1000),
@@ -81,17 +82,18 @@ FIELDS = {
     'data.empty_slices': Field(1.0, share,
         'share of tumour-free slices kept for training; evaluation always sees all'),
     'data.cache': Field('', path, "the folder of the decoded samples; '' is the user's cache folder"),
-    'data.cache_limit': Field(100.0, positive, 'the oldest decoded samples go when their folder is larger', 'GB'),
+    'data.cache_limit': Field(100.0, positive,
+        'how large their folder may become; samples that were not used for a day go, the oldest first', 'GB'),
     'data.schema': Field('auto', one_of(('auto', *SCHEMAS)),
-        'the release by which labels have meanings; auto finds out', formats=VOLUMES),
+        'the release by which labels have meanings; auto finds out', only=VOLUMES),
     'data.modalities': Field(MODALITIES, several(one_of(MODALITIES), (1, 2, 3, 4), once=True),
         'the channels of volumes, in this order'),
     'data.missing_modalities': Field(False, truth,
-        'cases may lack some modalities: channels of zeros', formats=VOLUMES),
+        'cases may lack some modalities: channels of zeros', only=VOLUMES),
     'data.spacing': Field((), several(positive, (0, 3)),
         "spacing to resample to along each axis; () keeps the files'", 'mm', VOLUMES),
     'data.orientation': Field('', axes,
-        "where the axes of volumes shall point, such as LPS; '' keeps the files'", formats=VOLUMES),
+        "where the axes of volumes shall point, such as LPS; '' keeps the files'", only=VOLUMES),
     'data.foreground': Field(1 / 3, share,
         'share of the patches of volumes that are centred on a tumour voxel, every class alike'),
     'data.phantom.train': Field(160, whole(1, 10**6), 'phantoms made up to train on'),
@@ -203,15 +205,15 @@ FIELDS = {
     'evaluation.convention': Field('brats', one_of(CONVENTIONS), 'whose rules give numbers to empty masks'),
     'evaluation.tolerance': Field(1.0, number(0), 'tolerance of the surface Dice', 'mm, or pixels of images'),
     'evaluation.lesions': Field('', one_of(('', *CHALLENGES)),
-        'lesion-wise scores by the rules of this BraTS challenge', formats=BRAIN),
+        'lesion-wise scores by the rules of this BraTS challenge', only=SLICES_TOO),
     'evaluation.uncertainty': Field(False, truth,
         'the score of QU-BraTS 2020; unsure is what has a probability near 1/2'),
     'evaluation.overlap': Field(0.5, number(0, 1, below=True),
         'of volumes, the share of a window that its neighbour sees too'),
     'evaluation.postprocess': Field(False, truth,
-        'small components go, by limits tuned on the valid subset', formats=VOLUMES),
+        'small components go, by limits tuned on the valid subset', only=VOLUMES),
     'evaluation.modality_subsets': Field(False, truth,
-        'Dice with each of the subsets of modalities alone (15 of four)', formats=VOLUMES),
+        'Dice with each of the subsets of modalities alone (15 of four)', only=VOLUMES),
     'evaluation.pictures': Field(3, whole(0, 1000), 'overlays each of the worst, median and best cases'),
 }
 

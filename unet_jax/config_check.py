@@ -7,14 +7,12 @@ import jax
 import jax.numpy as jnp
 from ml_collections import ConfigDict
 
+from unet_jax import formats
 from unet_jax.annotations import labels
 from unet_jax.config import FIELDS, build, flat
 from unet_jax.errors import InputError
 from unet_jax.model import networks
 from unet_jax.training import augment, dispatch, optimizer
-
-AXES = {'nifti': 3}  # spatial ones of a sample; 2 in the other formats
-CHANNELS = {'coco': (1, 3), 'phantom': (1, 3), 'brats_h5': (4,)}  # of files; volumes have those of data.modalities
 
 
 def check(config: ConfigDict) -> None:
@@ -48,18 +46,19 @@ def refuse(config: ConfigDict, name: str, why: str) -> None:
 
 
 def check_formats(config: ConfigDict) -> None:
-    data = config.data.format
+    data, form = config.data.format, formats.named(config.data.format)
     for name, value in flat(config).items():
         field = FIELDS[name]
-        if field.formats and data not in field.formats and value != field.default:
-            refuse(config, name, f'only data of config.data.format = {" or ".join(field.formats)} have a use for it; '
-                   f'here it is {data}, so leave it at {field.default!r}')
-    if config.data.channels not in CHANNELS.get(data, (config.data.channels,)):
-        refuse(config, 'data.channels', f'{data} has {" or ".join(map(str, CHANNELS[data]))}')
+        if field.only and not getattr(form, field.only) and value != field.default:
+            refuse(config, name, f'is for volumes only; config.data.format is {data!r}, so leave it at '
+                   f'{field.default!r}')
+    if form.channels and config.data.channels not in form.channels:
+        refuse(config, 'data.channels', f'{data} has {" or ".join(map(str, form.channels))}')
 
 
 def check_sizes(config: ConfigDict) -> None:
-    size, model, wanted = tuple(config.data.size), config.model, AXES.get(config.data.format, 2)
+    size, model = tuple(config.data.size), config.model
+    wanted = 3 if formats.named(config.data.format).volumetric else 2
     for name, kind in (('data.size', 'sides'), ('augment.flip', 'axes')):
         if len(flat(config)[name]) != wanted:
             shown = ','.join(['128' if name == 'data.size' else 'True'] * wanted)

@@ -22,7 +22,7 @@ class Field(NamedTuple):
     kind: Kind
     meaning: str
     unit: str = ''
-    formats: tuple[str, ...] = ()  # of data, the only ones that have a use for it; () is all
+    only: str = ''  # 'volumetric' or 'stacked': no other format of data (formats/seam.py) has a use for it
 
 
 def require(good: bool) -> None:

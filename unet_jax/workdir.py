@@ -17,23 +17,10 @@ from ml_collections import ConfigDict
 
 from unet_jax.config import FIELDS, build, flat
 from unet_jax.errors import InputError
+from unet_jax.text_file import write_text
 
 log = logging.getLogger('unet_jax')
 PACKAGES = ('jax', 'jaxlib', 'flax', 'optax', 'orbax-checkpoint', 'grain', 'ml-collections', 'numpy', 'pandas')
-
-
-def write_text(path: Path, text: str) -> None:
-    """Whole or not at all: written beside, flushed to disk, then renamed."""
-    temporary = path.with_name(f'.{path.name}.{os.getpid()}')
-    try:
-        with open(temporary, 'w', encoding='utf-8') as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    except OSError:
-        temporary.unlink(missing_ok=True)
-        raise
 
 
 def tuples(value: Any) -> Any:
@@ -43,11 +30,13 @@ def tuples(value: Any) -> Any:
     return {k: tuples(v) for k, v in value.items()} if isinstance(value, dict) else value
 
 
-def save_config(workdir: Path, config: ConfigDict) -> None:
-    """config.json. Phantoms, which lie in a work directory, are named from there, so that both may be moved."""
-    values = config.to_dict()
-    if values['data']['format'] == 'phantom' and values['data']['root']:
-        values['data']['root'] = os.path.relpath(values['data']['root'], workdir)
+def save_config(workdir: Path, config: ConfigDict, home: Path | None = None) -> None:
+    """config.json. Data that lie in `home`, by default the work directory, are named from there, so that both may be
+    moved together."""
+    values, home = config.to_dict(), os.path.abspath(home or workdir)
+    root = os.path.abspath(values['data']['root'])
+    if values['data']['root'] and os.path.commonpath([root, home]) == home:
+        values['data']['root'] = os.path.relpath(root, workdir)
     write_text(workdir / 'config.json', json.dumps(values, indent=2) + '\n')
 
 
@@ -77,7 +66,7 @@ def load_config(workdir: Path) -> ConfigDict:
         config = build({name: held.get(name, field.default) for name, field in FIELDS.items()})
     except InputError as error:
         raise InputError(f'{path}: {error}') from error
-    if config.data.format == 'phantom' and config.data.root:
+    if config.data.root:  # an absolute one stays as it is
         config.data.root = os.path.abspath(Path(workdir) / config.data.root)
     return config.lock()
 

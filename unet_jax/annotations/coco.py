@@ -82,6 +82,7 @@ def read(root: str | os.PathLike, *, box_only: str = 'error', broken: str = 'err
         log.warning('%s has no subsets: split by source image, shares %s', root, tuple(split))
     frame = frames.build(_with_cases(rows))
     reader.note(frame, str(root))
+    frame.attrs['annotation_files'] = [source.name for source in sources]
     return frame
 
 

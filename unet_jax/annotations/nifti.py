@@ -104,15 +104,23 @@ def find_cases(root: str | Path, schema: str, modalities: tuple[str, ...] = MODA
                missing_modalities: bool = False) -> pd.DataFrame:
     """The cases at or below `root`, labelled or not, a row each as `frame.images` gives them, without annotations.
 
-    Files may be named as any release names them; `schema` is written beside each case. Raises what `read_frame` does.
+    Files may be named as any release names them; `schema` is written beside each case. Cases that are incomplete,
+    damaged or of unlike grids are left out and told in `attrs['problems']`. Raises InputError where no case is left.
     """
-    root = Path(root)
-    candidates, cases = _find(root, 'auto', modalities, missing_modalities, of_files('raise'), labelled=False)
+    root, reader = Path(root), of_files('skip')
+    candidates, cases = _find(root, 'auto', modalities, missing_modalities, reader, labelled=False)
     rows = []
     for case in cases:
-        row = _row(case, root, SCHEMAS[candidates[0]], _check_headers(case, 'MSD' in candidates))
-        rows.append(row | {'schema': schema, 'annotations': (), 'subset': 'test', 'label': None})
-    return pd.DataFrame(rows)
+        header = reader.attempt('unreadable', _check_headers, case, 'MSD' in candidates)
+        if header:
+            rows.append(_row(case, root, SCHEMAS[candidates[0]], header)
+                        | {'schema': schema, 'annotations': (), 'subset': 'test', 'label': None})
+    problems = [*reader.items['missing'], *reader.items['unreadable']]
+    if not rows:
+        raise InputError(f'{root}: no case can be predicted. {"; ".join(problems[:3])}')
+    found = pd.DataFrame(rows)
+    found.attrs['problems'] = problems
+    return found
 
 
 def find_file(path: str | Path, schema: str, modalities: tuple[str, ...] = MODALITIES) -> pd.DataFrame:

@@ -4,7 +4,7 @@ from typing import NamedTuple
 import numpy as np
 from ml_collections import ConfigDict
 
-from unet_jax.evaluation import table, uncertainty
+from unet_jax.evaluation import measure, uncertainty
 
 
 class Region(NamedTuple):
@@ -17,9 +17,9 @@ class Region(NamedTuple):
 
 
 def common(region: Region, config: ConfigDict) -> dict[str, float]:
-    """Overlap, distances, lesions, counts and volumes: `table.score` by the rules of config.evaluation."""
-    return table.score(region.reference, region.prediction, spacing=region.spacing, convention=config.convention,
-                       tolerance=config.tolerance, lesion=config.lesions or None)
+    """Overlap, distances, lesions, counts and volumes: `measure.score` by the rules of config.evaluation."""
+    return measure.score(region.reference, region.prediction, spacing=region.spacing, convention=config.convention,
+                         tolerance=config.tolerance, lesion=config.lesions or None)
 
 
 def qu_brats(region: Region, config: ConfigDict) -> dict[str, float]:

@@ -97,7 +97,8 @@ def enlarged(predictor: Predictor, samples: Samples) -> Iterator[tuple[int, np.n
 
 def to_bits(experiment: Experiment, probability: np.ndarray) -> np.ndarray:
     """Probabilities (…, R) -> bit sets (…)."""
-    return labels.paint(probability > experiment.config.evaluation.threshold, experiment.regions, experiment.classes)
+    return labels.from_probabilities(probability, threshold=experiment.config.evaluation.threshold,
+                                     regions=experiment.regions, classes=experiment.classes)
 
 
 def segment(predictor: Predictor, samples: Samples) -> Iterator[tuple[int, np.ndarray]]:

@@ -1,7 +1,6 @@
 """--mode=evaluate: a checkpoint's scores on a subset, its masks, pictures and the report."""
 from collections.abc import Sequence
 from pathlib import Path
-from types import ModuleType
 
 import jax
 import numpy as np
@@ -14,11 +13,11 @@ from unet_jax.errors import InputError
 from unet_jax.evaluation import cases, modalities, table
 from unet_jax.experiment import Experiment
 from unet_jax.inference import predict as inference
-from unet_jax.modes import images, volumes
+from unet_jax.modes import kinds, volumes
 from unet_jax.pipeline import cache
 from unet_jax.pipeline import volumes as volume_files
 from unet_jax.report import html
-from unet_jax.training import sharding
+from unet_jax.training import processes
 from unet_jax.workdir import write_text
 
 
@@ -29,27 +28,27 @@ def evaluate(config: ConfigDict, folder: Path, *, subset: str, which: str, ensem
     """
     predictor, used = inference.restore(config, [folder, *map(Path, ensemble)], which)
     experiment = predictor.experiment
-    data = volumes if experiment.volumetric else images
-    found = data.rows(frames.load(folder / 'annotations.parquet'))
+    data = kinds.of(experiment)
+    found = data.rows(experiment, frames.load(folder / 'annotations.parquet'))
     rows = cases.by_case(found[found.subset == subset].reset_index(drop=True))
     if rows.empty:
         raise InputError(f'--subset={subset}: no such images; there are {found.subset.value_counts().to_dict()}')
-    with sharding.first_process_first('samples'):
+    with processes.first_process_first('samples'):
         samples, skipped = open_whole(data, experiment, rows, of=len(found))
         if config.evaluation.postprocess:
             valid = found[found.subset == config.train.validate].reset_index(drop=True)
             predictor = predictor._replace(limits=volumes.limits(predictor, folder, used, valid))
     rows, masks = samples.rows, folder / 'predictions' / subset
     mine = data.part(samples, cases.share(rows, jax.process_index(), jax.process_count()))
-    lines = sharding.gather([line for case in data.segment(predictor, mine, masks)
+    lines = processes.gather([line for case in data.segment(predictor, mine, masks)
                              for line in cases.score(experiment, case)])
     wanted = config.evaluation.modality_subsets
-    fewer = sharding.gather(volumes.with_modality_subsets(predictor, mine) if wanted else [])
+    fewer = processes.gather(volumes.with_modality_subsets(predictor, mine) if wanted else [])
     if jax.process_index():
-        sharding.wait_for_all('report')  # jax ends the first process where the others leave it alone for 5 minutes
+        processes.wait_for_all('report')  # jax ends the first process where the others leave it alone for 5 minutes
         return
     scores, settings = pd.DataFrame(lines), config.evaluation
-    units = 'mm' if experiment.volumetric or rows.slice.notna().any() else 'px'
+    units = 'mm' if experiment.format.stacked else 'px'
     summary = table.summarise(scores, convention=settings.convention, units=units, seed=config.seed,
                               tolerance=settings.tolerance, lesion=settings.lesions or None)
     written = labels.values(experiment.classes)
@@ -67,14 +66,14 @@ def evaluate(config: ConfigDict, folder: Path, *, subset: str, which: str, ensem
     if settings.postprocess:
         print(f'Post-processed: {predictor.limits}, in mm³, tuned on {config.train.validate}')
     print(f'\nCheckpoint {used} on {subset}: {target}/cases.csv and summary.json\nMasks: {masks}\nReport: {report}')
-    sharding.wait_for_all('report')
+    processes.wait_for_all('report')
 
 
 def chosen_examples(predictor: inference.Predictor, samples: cache.Samples | volume_files.Volumes,
                     scores: pd.DataFrame, masks: Path) -> list[html.Example]:
     """The worst, median and best cases for the report, their predictions read back from the folder `masks`."""
     experiment, rows, examples = predictor.experiment, samples.rows, []
-    data = volumes if experiment.volumetric else images
+    data = kinds.of(experiment)
     for case, kind in html.choose_examples(scores, experiment.config.evaluation.pictures):
         where = np.flatnonzero(rows.case == case)
         shown = data.example(predictor, data.part(samples, slice(where[0], where[-1] + 1)), masks)
@@ -83,7 +82,7 @@ def chosen_examples(predictor: inference.Predictor, samples: cache.Samples | vol
     return examples
 
 
-def open_whole(data: ModuleType, experiment: Experiment, rows: pd.DataFrame, *, of: int
+def open_whole(data: kinds.Kind, experiment: Experiment, rows: pd.DataFrame, *, of: int
                ) -> tuple[cache.Samples | volume_files.Volumes, dict[str, str]]:
     """(the samples of all cases that can be read, {case: why} of the others, where config.data.on_error is 'skip').
 

@@ -1,4 +1,5 @@
-"""Images and slices on their way through the modes: decoded whole, segmented in batches. volumes.py is the twin."""
+"""Images and slices on their way through the modes, decoded whole, segmented in batches: the functions of
+`kinds.Kind`."""
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -7,23 +8,23 @@ import pandas as pd
 
 from unet_jax.annotations import frame as frames
 from unet_jax.annotations import labels
+from unet_jax.errors import InputError
 from unet_jax.evaluation import cases
 from unet_jax.experiment import Experiment
-from unet_jax.inference import export, inputs
 from unet_jax.inference import predict as inference
 from unet_jax.pipeline import cache, decode
 from unet_jax.progress import bar
 
 
-def rows(frame: pd.DataFrame) -> pd.DataFrame:
-    """A row an image or slice; `png` is where its predicted mask goes, in the folder of its subset's."""
+def rows(experiment: Experiment, frame: pd.DataFrame) -> pd.DataFrame:
+    """A row an image or slice; `mask_file` is where its predicted mask goes, in the folder of its subset's."""
     found = frames.images(frame)
-    return found.assign(png=export.mask_names(found.path))
+    return found.assign(mask_file=experiment.format.masks(found))
 
 
 def open_samples(experiment: Experiment, rows: pd.DataFrame) -> cache.Samples:
     data = experiment.config.data
-    return cache.open_samples(rows, experiment.settings, data.cache, on_error=data.on_error)
+    return cache.open_samples(rows, experiment.settings, data.cache, on_error=data.on_error, limit=data.cache_limit)
 
 
 def training_samples(experiment: Experiment, train: pd.DataFrame, valid: pd.DataFrame) -> dict[str, cache.Samples]:
@@ -44,7 +45,8 @@ def segment(predictor: inference.Predictor, samples: cache.Samples, masks: Path)
         found = inference.enlarged(predictor, samples)
         for index, probability in bar(found, total=len(rows), desc='evaluating', unit='image'):
             row, bits = rows.iloc[index], inference.to_bits(experiment, probability)
-            export.write_mask(masks / row.png, bits, experiment.classes)
+            experiment.format.write(masks / row.mask_file, labels.to_ids(bits, experiment.classes),
+                                    like=Path(experiment.settings.root) / row.path)
             unsure = ()
             if experiment.config.evaluation.uncertainty:
                 unsure = inference.uncertainty(probability), brain(samples, index)
@@ -67,8 +69,8 @@ def example(predictor: inference.Predictor, samples: cache.Samples, masks: Path)
     experiment, rows = predictor.experiment, samples.rows
     found = [bits for _, bits in inference.segment(predictor, samples)]
     true = [decode.decode_label(row, experiment.settings) for row in rows.itertuples()]
-    root = Path(experiment.settings.root)
-    image = [decode.read(root / path, experiment.settings.channels)[0] for path in rows.path]
+    root, channels = experiment.settings.root, experiment.settings.channels
+    image = [experiment.format.read(root, row, channels).image for row in rows.itertuples()]
     volume = rows.slice.notna().any()
     picture, reference, prediction = (np.stack(a, 2) if volume else a[0] for a in (image, true, found))
     return {'image': picture, 'reference': labels.region_masks(reference, experiment.of),
@@ -76,27 +78,24 @@ def example(predictor: inference.Predictor, samples: cache.Samples, masks: Path)
             'spacing': (1.0, 1.0, 1.0) if volume else None}
 
 
-def predict(predictor: inference.Predictor, source: tuple[str, ...], output: Path) -> str:
-    """Segments image files or HDF5 slices: a PNG of category ids and an overlay each, and predictions.json. Returns
-    what was written where."""
-    from unet_jax.report import overlays  # matplotlib: 0.3 s that training need not wait for
-    experiment = predictor.experiment
-    root, found = inputs.find(source, experiment.settings.channels)
-    settings = experiment.settings._replace(root=str(root))
-    export.check_output(output, root, found)
-    writer = export.CocoWriter(dict(zip(experiment.classes, experiment.config.data.names)))
-    size = experiment.config.evaluation.batch_size
-    for start in bar(range(0, len(found), size), desc='predicting', unit='batch'):
-        batch = found.iloc[start:start + size].reset_index(drop=True)
-        arrays = [decode.decode(row, settings) for row in batch.itertuples()]
-        samples = cache.Samples(*(np.stack(a) for a in zip(*arrays, strict=True)), batch)
-        for index, bits in inference.segment(predictor, samples):
-            row = batch.iloc[index]
-            export.write_mask(output / row.png, bits, experiment.classes)
-            writer.add(row, bits)
-            image, _ = decode.read(root / row.path, settings.channels)
-            figure = overlays.overlay(image, None, labels.region_masks(bits, experiment.of), experiment.names,
-                                      title=row.path)
-            overlays.save(figure, output / 'overlays' / row.png)
-    writer.write(output / 'predictions.json')
-    return f'{len(found)} masks in {output}, overlays in {output}/overlays, COCO JSON in {output}/predictions.json'
+def predict(predictor: inference.Predictor, rows: pd.DataFrame) -> Iterator[tuple[int, np.ndarray | str]]:
+    """(position in `rows`, bit sets (H, W) at the file's own size, or why it has none) of files to predict."""
+    experiment, size = predictor.experiment, predictor.experiment.config.evaluation.batch_size
+    settings = experiment.settings
+    for start in range(0, len(rows), size):
+        read, where = [], []
+        for index, row in enumerate(rows.iloc[start:start + size].itertuples(), start):
+            try:
+                image = experiment.format.read(row.root, row, settings.channels).image
+            except InputError as error:
+                yield index, str(error)
+                continue
+            read.append((decode.to_wire(image, settings), image.shape[:2]))
+            where.append(index)
+        if not where:
+            continue
+        images, shapes = (list(part) for part in zip(*read, strict=True))
+        found = rows.iloc[where].assign(height=[h for h, _ in shapes], width=[w for _, w in shapes])
+        blank = np.zeros((len(where), *settings.size), labels.bits_dtype(len(experiment.classes)))
+        for k, bits in inference.segment(predictor, cache.Samples(np.stack(images), blank, found)):
+            yield where[k], bits

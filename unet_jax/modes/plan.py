@@ -72,8 +72,7 @@ def step_cost(experiment: Experiment, batch_size: int) -> tuple[dict[str, float]
 def abstract_batch(experiment: Experiment, batch_size: int) -> dict[str, jax.ShapeDtypeStruct]:
     """Shapes and types of a whole batch, as `pipeline.stream` makes it."""
     settings = experiment.settings
-    image = np.uint8 if experiment.config.data.format in ('coco', 'phantom') else np.float16
-    shapes = {'image': ((*settings.size, settings.channels), image),
+    shapes = {'image': ((*settings.size, settings.channels), experiment.format.dtype),
               'label': (settings.size, labels.bits_dtype(len(experiment.classes))),
               'index': ((), np.int32), 'visit': ((), np.uint32), 'valid': ((), np.float32)}
     return {name: jax.ShapeDtypeStruct((batch_size, *shape), dtype) for name, (shape, dtype) in shapes.items()}

@@ -1,55 +1,68 @@
 """--mode=train: from the files to a trained network and its evaluation; goes on where a run was interrupted."""
 import json
 import shlex
+import shutil
 import time
+from contextlib import ExitStack
 from pathlib import Path
 
 import jax
 import pandas as pd
 from ml_collections import ConfigDict
 
+from unet_jax import lock
 from unet_jax import workdir as files
 from unet_jax.annotations import frame as frames
+from unet_jax.annotations import identity
 from unet_jax.errors import InputError
 from unet_jax.experiment import create, settle
-from unet_jax.modes import images, volumes
-from unet_jax.modes.annotate import annotate
+from unet_jax.modes import kinds
+from unet_jax.modes.annotate import annotate, check_data
 from unet_jax.pipeline import stream
-from unet_jax.training import loop, sharding, together
+from unet_jax.training import loop, processes, together
 
-# fields that change no step, and not by what validation chooses the best one: threshold and flips are none of them
-SAFE = ('data.cache', 'data.root', 'train.checkpoint_every', 'train.evaluate_every', 'train.fsdp',
+# Fields that change no step, and not by what validation chooses the best one: threshold and flips are none of them.
+# Another data.root holds the same data: `check_data` is asked before.
+SAFE = ('data.cache', 'data.cache_limit', 'data.root', 'train.checkpoint_every', 'train.evaluate_every', 'train.fsdp',
         'train.input_timeout', 'train.keep', 'train.log_every', 'train.resident', 'train.skip_nonfinite',
         'train.spatial', 'evaluation.batch_size', 'evaluation.convention', 'evaluation.lesions',
         'evaluation.modality_subsets', 'evaluation.overlap', 'evaluation.pictures', 'evaluation.postprocess',
         'evaluation.tolerance', 'evaluation.uncertainty')
 
 
+@lock.writer
 def train(config: ConfigDict, folder: Path, *, allow: tuple[str, ...] = ()) -> None:
     """Trains, or goes on, and evaluates the best checkpoint on the test subset. Called by every process together.
 
-    A run goes on only with the config it was started with, but for fields that change no step and those in `allow`.
+    A run goes on only with the config it was started with, but for fields that change no step and those in `allow`,
+    and with the same data, wherever they lie.
     """
     loop.create_mesh(config)  # what does not divide over the devices is refused before any work
     resumed = (folder / 'config.json').exists()
     check_whole(folder)
-    with sharding.first_process_first('annotations'):
+    with processes.first_process_first('annotations'):
         frame = read_or_annotate(config, folder, resumed=resumed)
     config = settle(config, frame)
     if resumed:
         check_config(files.load_config(folder), config, folder, allow)
     create(config)  # what cannot be built is refused before it is saved
     save_config(folder, config)
-    members = [begin(member, path, frame) for path, member in split_by_seed(config, folder, frame).items()]
-    finished = together.train(members) if config.train.seeds else loop.train(*members[0])
-    if not finished:
-        if not jax.process_index():
-            print(f'Interrupted and saved. To go on: python main.py --mode=train --workdir={shlex.quote(str(folder))}')
-        return
-    from unet_jax.modes.evaluate import evaluate  # a second of imports that the first step need not wait for
-    subset = 'test' if (frame.subset == 'test').any() else config.train.validate
-    for member in members:
-        evaluate(member.experiment.config, member.folder, subset=subset, which='best')
+    runs = split_by_seed(config, folder)
+    with ExitStack() as locks:
+        for path, member in runs.items():
+            locks.enter_context(lock.held(path))
+            copy_files(member, folder, path)
+        members = [begin(member, path, frame) for path, member in runs.items()]
+        finished = together.train(members) if config.train.seeds else loop.train(*members[0])
+        if not finished:
+            if not jax.process_index():
+                print('Interrupted and saved. To go on: python main.py --mode=train '
+                      f'--workdir={shlex.quote(str(folder))}')
+            return
+        from unet_jax.modes.evaluate import evaluate  # a second of imports that the first step need not wait for
+        subset = 'test' if (frame.subset == 'test').any() else config.train.validate
+        for member in members:
+            evaluate(member.experiment.config, member.folder, subset=subset, which='best')
 
 
 def check_whole(folder: Path) -> None:
@@ -60,12 +73,13 @@ def check_whole(folder: Path) -> None:
                          'what is missing, or name another --workdir to start anew')
 
 
-def save_config(folder: Path, config: ConfigDict) -> None:
-    """config.json; environment.json of the first start, a line in resumed.jsonl of every later one. By process 0."""
-    with sharding.first_process_first('config'):
+def save_config(folder: Path, config: ConfigDict, home: Path | None = None) -> None:
+    """config.json (`home`: see `workdir.save_config`); environment.json of the first start, a line in resumed.jsonl of
+    every later one. By process 0."""
+    with processes.first_process_first('config'):
         if not jax.process_index():
             folder.mkdir(parents=True, exist_ok=True)
-            files.save_config(folder, config)
+            files.save_config(folder, config, home)
             first, environment = folder / 'environment.json', files.environment()
             if first.exists():
                 now = time.strftime('%Y-%m-%dT%H:%M:%S%z')
@@ -74,7 +88,7 @@ def save_config(folder: Path, config: ConfigDict) -> None:
                 files.write_text(first, json.dumps(environment, indent=2) + '\n')
 
 
-def split_by_seed(config: ConfigDict, folder: Path, frame: pd.DataFrame) -> dict[Path, ConfigDict]:
+def split_by_seed(config: ConfigDict, folder: Path) -> dict[Path, ConfigDict]:
     """{work directory: config} of the runs: one, or one for each of config.train.seeds, on the same split."""
     if not config.train.seeds:
         return {folder: config}
@@ -85,20 +99,26 @@ def split_by_seed(config: ConfigDict, folder: Path, frame: pd.DataFrame) -> dict
         member = config.copy_and_resolve_references()
         with member.unlocked():
             member.seed, member.train.seeds = seed, ()
-        path = folder / f'seed_{seed}'
-        save_config(path, member)
-        frames.save(frame, path)
-        for name in ('audit.json', 'audit.txt'):
-            files.write_text(path / name, (folder / name).read_text(encoding='utf-8'))
-        runs[path] = member
+        runs[folder / f'seed_{seed}'] = member
     return runs
+
+
+def copy_files(config: ConfigDict, folder: Path, path: Path) -> None:
+    """Gives `path`, the work directory of one of several seeds, its config, and the files of `folder` on the data."""
+    if path == folder:
+        return
+    save_config(path, config, folder)
+    for name in ('annotations.parquet', 'annotations.csv', 'splits.json', identity.FILE, 'audit.json', 'audit.txt'):
+        if not jax.process_index() and (folder / name).exists():
+            shutil.copyfile(folder / name, path / f'.{name}.copied')
+            (path / f'.{name}.copied').replace(path / name)
 
 
 def begin(config: ConfigDict, folder: Path, frame: pd.DataFrame) -> together.Member:
     """What a run trains: its experiment, its samples, and where it goes."""
     experiment = create(config)
-    data = volumes if experiment.volumetric else images
-    rows = data.rows(frame)
+    data = kinds.of(experiment)
+    rows = data.rows(experiment, frame)
     parts = {use: rows[rows.subset == subset].reset_index(drop=True)
              for use, subset in (('train', 'train'), ('valid', config.train.validate))}
     parts['train'] = stream.thin(parts['train'], share=config.data.empty_slices,
@@ -107,7 +127,7 @@ def begin(config: ConfigDict, folder: Path, frame: pd.DataFrame) -> together.Mem
         if part.empty:
             raise InputError(f'{config.data.root}: no image in the subset {use!r}, which training needs (see '
                              f'config.train.validate); there are {rows.subset.value_counts().to_dict()}')
-    with sharding.first_process_first('samples'):  # once where the cache is shared, else once a host
+    with processes.first_process_first('samples'):  # once where the cache is shared, else once a host
         samples = data.training_samples(experiment, **parts)
     note_skipped(config, folder, unread(frame) | samples['train'].skipped | samples['valid'].skipped, of=len(rows))
     return together.Member(experiment, samples, folder)
@@ -120,6 +140,8 @@ def read_or_annotate(config: ConfigDict, folder: Path, *, resumed: bool) -> pd.D
         raise InputError(f'{known}: process 0 has written it, process {jax.process_index()} does not see it; '
                          '--workdir must be a folder that all processes share')
     if jax.process_index() or (resumed and known.exists()):
+        if not jax.process_index():
+            check_data(config, folder)
         return frames.load(known)
     return annotate(config, folder, training=True)
 

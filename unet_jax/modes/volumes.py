@@ -1,5 +1,5 @@
-"""Volumes on their way through the modes: prepared once, trained on in patches, segmented by a sliding window.
-images.py is the twin: both have the same functions."""
+"""Volumes on their way through the modes, prepared once, trained on in patches, segmented by a sliding window: the
+functions of `kinds.Kind`."""
 import json
 from collections.abc import Iterator
 from pathlib import Path
@@ -8,23 +8,26 @@ import nibabel
 import numpy as np
 import pandas as pd
 
-from unet_jax.annotations import frame as frames
-from unet_jax.annotations import labels, nifti, nifti_file
+from unet_jax.annotations import labels, nifti_file
 from unet_jax.errors import InputError
 from unet_jax.evaluation import cases, modalities, overlap, tuning
 from unet_jax.experiment import Experiment
-from unet_jax.inference import export, inputs, postprocess, sliding_window
+from unet_jax.inference import postprocess, sliding_window
 from unet_jax.inference import predict as inference
 from unet_jax.pipeline import patches, volumes
 from unet_jax.progress import bar
 from unet_jax.workdir import write_text
 
-rows = volumes.rows  # a row a case
+
+def rows(experiment: Experiment, frame: pd.DataFrame) -> pd.DataFrame:
+    """A row a case; `mask_file` is where its predicted mask goes, in the folder of its subset's."""
+    found = volumes.rows(frame)
+    return found.assign(mask_file=experiment.format.masks(found))
 
 
 def open_samples(experiment: Experiment, rows: pd.DataFrame) -> volumes.Volumes:
     data = experiment.config.data
-    return volumes.open_volumes(rows, experiment.settings, data.cache, on_error=data.on_error)
+    return volumes.open_volumes(rows, experiment.settings, data.cache, on_error=data.on_error, limit=data.cache_limit)
 
 
 def training_samples(experiment: Experiment, train: pd.DataFrame, valid: pd.DataFrame
@@ -40,13 +43,9 @@ def part(samples: volumes.Volumes, where: slice) -> volumes.Volumes:
     return volumes.Volumes(samples.folders[where], samples.rows[where].reset_index(drop=True))
 
 
-def mask_path(masks: Path, case: str) -> Path:
-    return frames.locate(masks, f'{case}.nii.gz')
-
-
 def reference(experiment: Experiment, row) -> np.ndarray:
     """The label of a case in the file's own voxels (X, Y, Z), as bit sets."""
-    ids, _ = nifti_file.read_label(Path(experiment.settings.root) / row.label, experiment.classes)
+    ids = experiment.format.read_label(experiment.settings.root, row, experiment.classes)
     return labels.from_ids(ids, experiment.classes)
 
 
@@ -71,8 +70,8 @@ def segment(predictor: inference.Predictor, samples: volumes.Volumes, masks: Pat
         row, volume = samples.rows.iloc[index], samples[index]
         found = sliding_window.blend(predictor, volume)
         bits = to_bits(predictor, sliding_window.masks(predictor, found), row)
-        export.write_nifti(mask_path(masks, row.case), labels.to_ids(bits, experiment.classes),
-                           like=volumes.first_file(row, experiment.settings.root))
+        experiment.format.write(masks / row.mask_file, labels.to_ids(bits, experiment.classes),
+                                like=Path(experiment.settings.root) / experiment.format.files(row)[0])
         unsure = ()
         if experiment.config.evaluation.uncertainty:
             unsure = sliding_window.uncertainty(found), brain(volume)
@@ -86,7 +85,7 @@ def brain(volume: volumes.Volume) -> np.ndarray:
 
 
 def with_modality_subsets(predictor: inference.Predictor, samples: volumes.Volumes) -> list[dict]:
-    """Dice of every case and region with each subset of the modalities: case, group, region, modalities, dice."""
+    """Dice of every case, region and subset of the modalities: case, group, region, modalities, dice, present."""
     experiment, lines = predictor.experiment, []
     convention, names = experiment.config.evaluation.convention, tuple(experiment.config.data.modalities)
     chosen = modalities.subsets(names)
@@ -95,7 +94,8 @@ def with_modality_subsets(predictor: inference.Predictor, samples: volumes.Volum
         bits = segment_volume(predictor, samples[index], row, tuple(name in kept for name in names))
         pair = [labels.region_masks(b, experiment.of) for b in (reference(experiment, row), bits)]
         lines += [{'case': row.case, 'group': row.group, 'region': name, 'modalities': '+'.join(kept),
-                   'dice': overlap.dice(overlap.counts(*(m[..., r] for m in pair)), convention=convention)}
+                   'dice': overlap.dice(overlap.counts(*(m[..., r] for m in pair)), convention=convention),
+                   'present': bool(pair[0][..., r].any())}
                   for r, name in enumerate(experiment.names)]
     return lines
 
@@ -131,30 +131,20 @@ def limits(predictor: inference.Predictor, folder: Path, used: int | str, valid:
 def example(predictor: inference.Predictor, samples: volumes.Volumes, masks: Path) -> dict:
     """Fields of `html.Example` of the one case in `samples`, its prediction read back from the folder `masks`."""
     experiment, row = predictor.experiment, samples.rows.iloc[0]
-    case = nifti.read_case(experiment.settings.root, row)
-    ids, _ = nifti_file.read_label(mask_path(masks, row.case), experiment.classes)
-    return {'image': case.image, 'reference': labels.region_masks(reference(experiment, row), experiment.of),
+    content = experiment.format.read(experiment.settings.root, row, experiment.settings.channels)
+    ids, _ = nifti_file.read_label(masks / row.mask_file, experiment.classes)
+    return {'image': content.image, 'reference': labels.region_masks(reference(experiment, row), experiment.of),
             'prediction': labels.region_masks(labels.from_ids(ids, experiment.classes), experiment.of),
-            'spacing': tuple(row.spacing), 'orientation': ''.join(nibabel.aff2axcodes(case.affine))}
+            'spacing': tuple(row.spacing), 'orientation': ''.join(nibabel.aff2axcodes(content.affine))}
 
 
-def predict(predictor: inference.Predictor, source: tuple[str, ...], output: Path) -> str:
-    """Segments the cases of a folder: a NIfTI of label numbers and an overlay each. Returns what was written where."""
-    from unet_jax.report import overlays  # matplotlib: 0.3 s that training need not wait for
-    experiment = predictor.experiment
-    data = experiment.config.data
-    root, found = inputs.find_volumes(source, data.schema, tuple(data.modalities), data.missing_modalities)
-    settings = experiment.settings._replace(root=str(root))
-    for index in bar(range(len(found)), desc='predicting', unit='case'):
-        row = found.iloc[index]
-        path, like = mask_path(output, row.case), volumes.first_file(row, root)
-        if path.exists() and path.resolve() in {(root / name).resolve() for name in volumes.paths(row)}:
-            raise InputError(f'--output={output}: {path.name} would overwrite an input; name another folder')
-        bits = segment_volume(predictor, volumes.in_memory(row, settings), row)
-        export.write_nifti(path, labels.to_ids(bits, experiment.classes), like=like)
-        case = nifti.read_case(root, row)
-        figure = overlays.overlay(case.image, None, labels.region_masks(bits, experiment.of), experiment.names,
-                                  title=row.case, spacing=tuple(row.spacing),
-                                  orientation=''.join(nibabel.aff2axcodes(case.affine)))
-        overlays.save(figure, output / 'overlays' / f'{row.case}.png')
-    return f'{len(found)} NIfTI label maps in {output}, overlays in {output}/overlays'
+def predict(predictor: inference.Predictor, rows: pd.DataFrame) -> Iterator[tuple[int, np.ndarray | str]]:
+    """(position in `rows`, bit sets (X, Y, Z) in the file's own voxels, or why there are none) of cases to predict."""
+    settings = predictor.experiment.settings
+    for index, row in enumerate(rows.itertuples()):
+        try:
+            volume = volumes.in_memory(row, settings._replace(root=row.root))
+        except InputError as error:
+            yield index, str(error)
+        else:
+            yield index, segment_volume(predictor, volume, row)

@@ -1,14 +1,12 @@
 """From a row of `frame.images` to arrays: image and label, at the network's size or the file's."""
-import warnings
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 from PIL import Image
 
-from unet_jax.annotations import brats_h5, labels
-from unet_jax.annotations import frame as frames
-from unet_jax.annotations.coco import IMAGE_FORMATS, MAX_PIXELS
+from unet_jax import formats
+from unet_jax.annotations import labels
 from unet_jax.annotations.segmentation import rasterise
 from unet_jax.errors import InputError
 
@@ -19,6 +17,7 @@ class Settings(NamedTuple):
     size: tuple[int, int]  # (H, W)
     channels: int
     classes: tuple[int, ...]  # category ids, in bit order
+    format: str = 'coco'  # key of `formats.FORMATS`
 
 
 class Placement(NamedTuple):
@@ -34,50 +33,6 @@ def place(height: int, width: int, size: tuple[int, int]) -> Placement:
     scale = min(size[0] / height, size[1] / width)
     h, w = max(1, round(height * scale)), max(1, round(width * scale))
     return Placement((size[0] - h) // 2, (size[1] - w) // 2, h, w)
-
-
-def is_hdf5(path: str | Path) -> bool:
-    return Path(path).suffix.lower() in ('.h5', '.hdf5')
-
-
-def read_image(path: Path, channels: int) -> np.ndarray:
-    """An image file as (H, W, channels) uint8; EXIF orientation is not applied, as annotations do not expect it.
-
-    Grey, RGB, RGBA (alpha is dropped), palette and CMYK are converted by Pillow; 16-bit and float images are scaled
-    so that their own maximum becomes 255. Raises InputError for what is not an image, is cut short, or is larger
-    than 64 megapixels.
-    """
-    if channels not in (1, 3):
-        raise InputError(f'config.data.channels is {channels}; image files give 1 (grey) or 3 (RGB)')
-    try:
-        with warnings.catch_warnings(), Image.open(path, formats=IMAGE_FORMATS) as image:
-            warnings.simplefilter('ignore')
-            if image.width * image.height > MAX_PIXELS:
-                raise InputError(f'{path}: {image.width}×{image.height} is over 64 megapixels; scale it down first')
-            if image.mode in ('I', 'F') or image.mode.startswith('I;16'):
-                values = np.asarray(image, np.float32)
-                if not np.isfinite(values).all():
-                    raise InputError(f'{path}: holds values that are not finite')
-                values = values - min(0.0, float(values.min()))
-                image = Image.fromarray(np.uint8(np.rint(values * (255 / max(float(values.max()), 1e-9)))))
-            array = np.asarray(image.convert('L' if channels == 1 else 'RGB'))
-    except FileNotFoundError as error:
-        raise InputError(f'{path}: no such file; the annotations name it') from error
-    except (OSError, SyntaxError, ValueError) as error:
-        if isinstance(error, InputError):
-            raise
-        raise InputError(f'{path}: cannot be read as an image ({error})') from error
-    return array.reshape(*array.shape[:2], channels)
-
-
-def read(path: Path, channels: int) -> tuple[np.ndarray, np.ndarray | None]:
-    """A file as (image (H, W, C) uint8 or float32, HDF5 mask channels (H, W, K) or None)."""
-    if is_hdf5(path):
-        image, mask = brats_h5.read_slice(path)
-        if image.shape[-1] != channels:
-            raise InputError(f'{path}: {image.shape[-1]} channels; config.data.channels is {channels}')
-        return image, mask
-    return read_image(path, channels), None
 
 
 def resize(array: np.ndarray, height: int, width: int) -> np.ndarray:
@@ -105,7 +60,7 @@ def extract(array: np.ndarray, height: int, width: int) -> np.ndarray:
 def label_masks(row, settings: Settings, stored: np.ndarray | None) -> np.ndarray:
     """(H, W, K) booleans at the file's own size, one channel a class; several annotations of a class are united.
 
-    `row` is a row of `frame.images`; `stored` the mask channels of its HDF5 file, which its annotations refer to.
+    `row` is a row of `frame.images`; `stored` the mask channels of its file, where its annotations refer to them.
     """
     masks = np.zeros((row.height, row.width, len(settings.classes)), bool)
     for category, segmentation in row.annotations:
@@ -127,22 +82,23 @@ def decode(row, settings: Settings) -> tuple[np.ndarray, np.ndarray]:
     A pixel of the label belongs to a class where at least half of what it covers does. Raises InputError where the
     file cannot be read or its size is not the one annotated.
     """
-    path = frames.locate(settings.root, row.path)
-    image, stored = read(path, settings.channels)
-    check_size(path, image, row)
+    image, stored, _ = formats.named(settings.format).read(settings.root, row, settings.channels)
+    check_size(Path(settings.root) / row.path, image, row)
     masks = label_masks(row, settings, stored)
     dtype = labels.bits_dtype(len(settings.classes))
     scaled = embed(masks.astype(np.uint8) * 255, settings.size) if masks.any() else None
     label = np.zeros(settings.size, dtype) if scaled is None else labels.pack(scaled >= 128, dtype)
-    image = embed(image, settings.size)
-    return image if image.dtype == np.uint8 else image.astype(np.float16), label
+    return to_wire(image, settings), label
+
+
+def to_wire(image: np.ndarray, settings: Settings) -> np.ndarray:
+    """(H, W, C) as read -> (*size, C) uint8 or float16, as it goes to the device."""
+    return embed(image, settings.size).astype(formats.named(settings.format).dtype)
 
 
 def decode_label(row, settings: Settings) -> np.ndarray:
     """The label (H, W) as a bit set at the file's own size: what evaluation compares with."""
-    stored = None
-    if is_hdf5(row.path) and row.annotations:
-        _, stored = read(frames.locate(settings.root, row.path), settings.channels)
+    stored = formats.named(settings.format).read_label(settings.root, row, settings.classes)
     return labels.pack(label_masks(row, settings, stored), labels.bits_dtype(len(settings.classes)))
 
 

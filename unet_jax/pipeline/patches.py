@@ -3,7 +3,7 @@
 `Patches` are random ones to train on, `Tiles` cover every volume to validate on. Validation is by tiles, and not by
 the sliding window of evaluation, because they need one pass over each voxel instead of several, go through the loop's
 own compiled program, and share out evenly over processes; at the borders of tiles they are a little pessimistic, for
-every checkpoint alike.
+every checkpoint alike. Every voxel counts once, as in evaluation, though neighbouring tiles overlap.
 """
 import hashlib
 import itertools
@@ -33,9 +33,10 @@ class Patches(NamedTuple):
 
 
 class Tiles(NamedTuple):
-    """Every case cut into the fewest patches that cover it; neighbours overlap where they do not fit evenly."""
+    """Every case cut into the fewest patches that cover it; neighbours overlap where they do not fit evenly, and share
+    out the voxels that both see, so that every voxel of a case is owned by one tile."""
     volumes: Volumes
-    rows: pd.DataFrame  # a row a tile: that of its case, volume (position in `volumes`) and start (x, y, z)
+    rows: pd.DataFrame  # a row a tile: that of its case, volume (position in `volumes`), start (x, y, z) and owned
     size: tuple[int, int, int]
 
     @property
@@ -51,14 +52,31 @@ class Tiles(NamedTuple):
             image[k], label[k] = cut(self.volumes[row.volume], row.start, self.size)
         return image, label
 
+    def owned(self, index: np.ndarray) -> np.ndarray:
+        """(n, 3, 2) int32: along each axis the first voxel of the patch that the tile owns, and one past the last.
+        What the tiles own is every voxel of the volume, once, and nothing beyond its borders."""
+        return np.array([self.rows.owned.iloc[k] for k in index], np.int32).reshape(len(index), 3, 2)
+
 
 def tiles(volumes: Volumes, size: tuple[int, int, int]) -> Tiles:
     """The tiles of all cases, case by case."""
-    grids = [list(itertools.product(*map(starts, volumes[k].label.shape, size, (0.0,) * 3)))
-             for k in range(len(volumes.folders))]
-    of = np.repeat(np.arange(len(grids)), list(map(len, grids)))
-    places = pd.Series([start for grid in grids for start in grid], dtype=object)
-    return Tiles(volumes, volumes.rows.iloc[of].reset_index(drop=True).assign(volume=of, start=places), size)
+    places, owned, of = [], [], []
+    for k in range(len(volumes.folders)):
+        shape = volumes[k].label.shape
+        axes = [starts(n, side, 0.0) for n, side in zip(shape, size, strict=True)]
+        shares = [share(begin, side, n) for begin, side, n in zip(axes, size, shape, strict=True)]
+        places += itertools.product(*axes)
+        owned += itertools.product(*shares)
+        of += [k] * (len(places) - len(of))
+    return Tiles(volumes, volumes.rows.iloc[of].reset_index(drop=True).assign(
+        volume=of, start=pd.Series(places, dtype=object), owned=pd.Series(owned, dtype=object)), size)
+
+
+def share(begin: list[int], side: int, length: int) -> list[tuple[int, int]]:
+    """For windows of `side` that begin there, the voxels of each, as (first, last + 1) in the window, that it owns of
+    `length`: neighbours part in the middle of what both see, where each sees as much around as the other."""
+    cuts = [0, *((a + side + b) // 2 for a, b in zip(begin, begin[1:])), length]
+    return [(low - start, high - start) for start, low, high in zip(begin, cuts, cuts[1:])]
 
 
 def starts(length: int, side: int, overlap: float) -> list[int]:

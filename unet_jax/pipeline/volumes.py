@@ -5,6 +5,7 @@ of each class in turn, and grid.json, which leads back to the file's own voxels.
 at, three memory maps each, so that a thousand of them need neither memory nor open files.
 """
 import json
+from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
 from typing import NamedTuple
@@ -14,11 +15,12 @@ import numpy as np
 import pandas as pd
 import scipy  # its parts are loaded when first used: training begins without them
 
+from unet_jax import formats
 from unet_jax.annotations import frame as frames
-from unet_jax.annotations import labels, nifti
+from unet_jax.annotations import labels
 from unet_jax.annotations.brats_h5_file import standardise
 from unet_jax.errors import InputError
-from unet_jax.pipeline import cache, threads
+from unet_jax.pipeline import cache, cache_limit, threads
 from unet_jax.progress import bar
 
 VERSION = 1  # raised whenever `prepare` gives other arrays for the same files
@@ -35,6 +37,7 @@ class Settings(NamedTuple):
     classes: tuple[int, ...]  # category ids, in bit order
     spacing: tuple[float, ...]  # mm along the prepared axes; () keeps the file's
     orientation: str  # where the prepared axes point, such as 'LPS'; '' keeps the file's
+    format: str = 'nifti'  # key of `formats.FORMATS`
 
 
 class Grid(NamedTuple):
@@ -83,47 +86,50 @@ def rows(frame: pd.DataFrame) -> pd.DataFrame:
     return frames.images(frame).merge(added, on=['subset', 'image_id'], validate='one_to_one')
 
 
-def paths(row) -> list[str]:
-    """The files of a case, relative to the root: modalities, each once, and the label where there is one."""
-    places = [place if isinstance(place, str) else place['file'] for place in row.modalities.values() if place]
-    return [*dict.fromkeys(places), *([row.label] if isinstance(row.label, str) else [])]
-
-
-def first_file(row, root: str | Path) -> Path:
-    """A file with the case's shape and affine."""
-    return Path(root) / paths(row)[0]
-
-
 def key(row, settings: Settings) -> str:
     """A digest of all that the prepared arrays depend on. Raises InputError naming a file that is missing."""
     what = (VERSION, settings.classes, tuple(settings.spacing), settings.orientation)
     parts = [[row.modalities, row.label, row.schema]]
-    parts += [[path, *cache.stamp(Path(settings.root) / path)] for path in paths(row)]
+    parts += [[path, *cache.stamp(Path(settings.root) / path)] for path in formats.named(settings.format).files(row)]
     return cache.digest((*what, settings.root), parts)
 
 
-def open_volumes(rows: pd.DataFrame, settings: Settings, folder: str | Path = '', *, on_error: str = 'raise'
-                 ) -> Volumes:
+def open_volumes(rows: pd.DataFrame, settings: Settings, folder: str | Path = '', *, on_error: str = 'raise',
+                 limit: float = 100.0) -> Volumes:
     """The cases of `rows`, prepared now unless they already are.
 
     Two at a time, whatever their number: the peak of the whole process was 0.94 GB for 2 and 0.97 GB for 6 cases of
-    240×240×155×4 (BraTS 2021, brain of 134×177×136), at 3.7 s a case on 2 busy cores. Raises what `nifti.read_case`
-    raises; with on_error = 'skip' such cases are left out, and said why in `skipped`, unless nothing would be left.
+    240×240×155×4 (BraTS 2021, brain of 134×177×136), at 3.7 s a case on 2 busy cores. limit: GB that the folder may
+    hold (see `cache_limit.make_room`). Raises what reading raises; with on_error = 'skip' such cases are
+    left out, and said why in `skipped`, unless nothing would be left.
     """
     folder = Path(folder or cache.default_folder() / 'samples')
     listed = list(rows.itertuples())
 
-    def fill(k: int) -> Path | str:
-        row = listed[k]
+    def attempt(function: Callable, *arguments) -> object:
         try:
-            target = folder / key(row, settings)
-            if not cache.ready(target):
-                cache.fill(target, lambda part: write(part, row, settings))
-            return target
+            return function(*arguments)
         except InputError as error:
             if on_error != 'skip':
                 raise
             return str(error)
+
+    # of a case whose files are missing, the reason
+    targets = [attempt(lambda row: folder / key(row, settings), row) for row in listed]
+    missing = [row for row, target in zip(listed, targets, strict=True)
+               if isinstance(target, Path) and not target.is_dir()]
+    if missing:
+        cache_limit.make_room(folder, sum(likely_size(row, settings) for row in missing), limit)
+
+    def fill(k: int) -> Path | str:
+        target = targets[k]
+        if isinstance(target, str) or cache.ready(target):
+            return target
+        case = attempt(prepare, listed[k], settings)
+        if isinstance(case, str):
+            return case
+        cache.fill(target, lambda part: write(part, case, len(settings.classes)))  # a full disk is never skipped
+        return target
 
     done = threads.in_order(fill, range(len(rows)), threads=READERS, ahead=64,
                             name=lambda k: f'{Path(settings.root) / listed[k].path}: the prepared case')
@@ -133,6 +139,13 @@ def open_volumes(rows: pd.DataFrame, settings: Settings, folder: str | Path = ''
     cache.check_any(len(rows), skipped)
     whole = [isinstance(target, Path) for target in found]
     return Volumes(tuple(t for t in found if isinstance(t, Path)), rows[whole].reset_index(drop=True), skipped)
+
+
+def likely_size(row, settings: Settings) -> int:
+    """About the bytes of a prepared case: half of what all its voxels would take, as brains fill 0.36 of BraTS's."""
+    scale = np.prod(row.spacing) / np.prod(settings.spacing) if settings.spacing else 1.0
+    voxel = 2 * settings.channels + labels.bits_dtype(len(settings.classes)).itemsize
+    return int(row.width * row.height * row.depth * scale * voxel / 2)
 
 
 def open_volume(folder: Path) -> Volume:
@@ -148,10 +161,10 @@ def in_memory(row, settings: Settings) -> Volume:
     return Volume(image, label, np.zeros((0, 3), np.uint16), (0,) * len(settings.classes), grid)
 
 
-def write(folder: Path, row, settings: Settings) -> None:
-    """The files of a prepared case, into the empty `folder`."""
-    image, label, grid = prepare(row, settings)
-    found = [np.argwhere(label & (1 << k)) for k in range(len(settings.classes))]
+def write(folder: Path, case: tuple[np.ndarray, np.ndarray, Grid], classes: int) -> None:
+    """The files of what `prepare` gave, with so many classes, into the empty `folder`."""
+    image, label, grid = case
+    found = [np.argwhere(label & (1 << k)) for k in range(classes)]
     kept = [places[::-(-len(places) // FOREGROUND)] if len(places) else places for places in found]
     for name, array in (('image', image), ('label', label), ('foreground', np.concatenate(kept).astype(np.uint16))):
         stored = cache.create_array(folder / f'{name}.npy', array.dtype, array.shape)
@@ -166,7 +179,7 @@ def prepare(row, settings: Settings) -> tuple[np.ndarray, np.ndarray, Grid]:
     Each modality has mean 0 and standard deviation 1 inside the brain, which is where any of them is above the
     background, and 0 outside. Raises InputError for a case without a brain.
     """
-    case = nifti.read_case(settings.root, row)
+    case = formats.named(settings.format).read(settings.root, row, settings.channels)
     codes = ''.join(nibabel.aff2axcodes(case.affine))
     turned = settings.orientation or codes
     image = turn(case.image, codes, turned)

@@ -162,7 +162,7 @@ def _overlays(examples: Sequence[Example], pictures: Path) -> str:
         if re.match(r'(worst|median|best)-\d+-', old.name):
             old.unlink()
     single = len(examples[0].names) == 1
-    how = 'Solid line: reference. Dashed line: prediction.' if single else 'Later regions are drawn over earlier ones.'
+    how = 'Solid line: reference. Dashed line: prediction.' if single else 'Smaller regions lie over larger ones.'
     figures = ''
     for number, example in enumerate(examples, 1):
         figure = overlays.overlay(example.image, example.reference, example.prediction, example.names,

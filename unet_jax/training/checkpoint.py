@@ -19,7 +19,7 @@ from jax.sharding import Sharding
 from orbax.checkpoint import v1 as ocp
 
 from unet_jax.errors import InputError
-from unet_jax.training import sharding
+from unet_jax.training import processes
 from unet_jax.training.state import State
 from unet_jax.workdir import write_text
 
@@ -65,13 +65,13 @@ def save(folder: Path, state: State, *, score: float | None, notes: dict, keep: 
             folder.mkdir(parents=True, exist_ok=True)
             if target.exists():
                 target.rename(folder / f'{step}.replaced-{os.getpid()}-{len(list(folder.iterdir()))}')
-        sharding.wait_for_all(f'checkpoint {step}')  # nobody writes into the one that is moved
+        processes.wait_for_all(f'checkpoint {step}')  # nobody writes into the one that is moved
         ocp.save_checkpointables(target, {name: getattr(state, name) for name in PARTS})
         if jax.process_index() == 0:
             write_seal(folder, step, files=checksums(target), score=score, notes=notes)
             _delete_old(folder, keep, step)
     except (OSError, ValueError) as error:  # tensorstore says ValueError where the disk is full
-        if sharding.lost(error):
+        if processes.lost(error):
             raise
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         free = shutil.disk_usage(folder).free / 1e6
@@ -203,6 +203,6 @@ def _load(folder: Path, step: int, abstract: dict[str, Any]) -> dict[str, Any]:
     try:
         return ocp.load_checkpointables(path, abstract)
     except (ValueError, KeyError, TypeError) as error:
-        if sharding.lost(error):
+        if processes.lost(error):
             raise
         raise InputError(f'{path}: does not fit the network of this config ({error})') from error

@@ -70,7 +70,8 @@ def make_train_step(config: ConfigDict, module, optimizer: optax.GradientTransfo
         image, target = place(image), labels.region_masks(place(label), of)
 
         def objective(params):
-            return losses.total(config.loss, forward(config, module, params, image), target, batch['valid'])
+            return losses.total(config.loss, forward(config, module, params, image), target, batch['valid'],
+                                labels.outer_first(of))
 
         (loss, terms), gradient = jax.value_and_grad(objective, has_aux=True)(state.params)
         norm = optax.global_norm(gradient)

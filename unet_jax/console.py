@@ -1,0 +1,31 @@
+"""Standard output and error that never end the work."""
+import errno
+import io
+import sys
+
+
+class Survivor(io.FileIO):
+    """A file descriptor whose reader may leave, as `| head` does or a terminal that is closed: the rest is dropped."""
+
+    def write(self, data) -> int:
+        try:
+            return super().write(data)
+        except OSError as error:
+            if error.errno not in (errno.EPIPE, errno.EIO):
+                raise
+            return len(data)
+
+
+def forgive() -> None:
+    """From here on letters that the encoding lacks are printed as \\xd7, and a reader that leaves ends nothing.
+
+    For the process's own streams: a notebook's or a test's stay what they are.
+    """
+    for name, number in (('stdout', 1), ('stderr', 2)):
+        stream = getattr(sys, name)
+        if stream is None or stream is not getattr(sys, f'__{name}__'):
+            continue
+        raw, whole = Survivor(number, 'w', closefd=False), stream.write_through  # of python -u
+        setattr(sys, name, io.TextIOWrapper(
+            raw if whole else io.BufferedWriter(raw), stream.encoding, 'backslashreplace',
+            line_buffering=stream.line_buffering, write_through=whole))

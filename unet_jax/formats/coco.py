@@ -1,0 +1,52 @@
+"""Image files with annotations in COCO JSON."""
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from ml_collections import ConfigDict
+
+from unet_jax.annotations import coco
+from unet_jax.annotations import frame as frames
+from unet_jax.errors import InputError
+from unet_jax.formats import image_file, inputs, mask_file
+from unet_jax.formats.seam import Content, Format
+
+
+def read_frame(data: ConfigDict, *, audit: bool = False) -> pd.DataFrame:
+    files = 'skip' if data.on_error == 'skip' else 'error'
+    frame = coco.read(data.root, box_only=data.box_only, broken=data.broken, missing=files, unreadable=files,
+                      audit=audit, split=data.split, seed=data.split_seed, folds=data.folds, fold=data.fold)
+    return frames.apply_unannotated(frame, data.unannotated, audit=audit)
+
+
+def settle(data: ConfigDict, frame: pd.DataFrame) -> dict[str, Any]:
+    """Categories, their names and regions, as far as the config left them to the data."""
+    classes, names = frames.classes(frame, tuple(data.categories)), frames.categories(frame)
+    if not classes:
+        raise InputError(f'{data.root}: no annotation of any category, so there is nothing to learn')
+    return {'categories': classes, 'names': tuple(names[c] for c in classes),
+            'regions': tuple(data.regions) or tuple((names[c], (c,), c) for c in classes)}
+
+
+def read(root: str | Path, row, channels: int) -> Content:
+    return Content(image_file.read(frames.locate(root, row.path), channels))
+
+
+def files(row) -> list[str]:
+    return [row.path]
+
+
+FORMAT = Format(
+    layout=coco.LAYOUTS,
+    read_frame=read_frame,
+    settle=settle,
+    read=read,
+    read_label=lambda root, row, classes: None,  # the frame holds the polygons
+    files=files,
+    find=lambda sources, data: inputs.find_images(sources, inputs.IMAGES, 'an image'),
+    masks=lambda rows: mask_file.names(rows.path),
+    write=mask_file.write_png,
+    dtype=np.uint8,
+    channels=(1, 3),
+)

@@ -1,0 +1,94 @@
+"""What to predict, as rows of the kind that `frame.images` gives, without annotations.
+
+A row has its `root`, the folder its path is relative to, and no size yet: nothing is opened, so that a damaged file
+is met only when its turn comes.
+"""
+import glob
+import os
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+import pandas as pd
+from ml_collections import ConfigDict
+
+from unet_jax.annotations import nifti, nifti_file
+from unet_jax.errors import InputError
+
+IMAGES = ('.jpg', '.jpeg', '.jfif', '.jp2', '.png', '.bmp', '.tif', '.tiff', '.gif', '.webp', '.ppm', '.pgm')
+
+
+def existing(sources: Sequence[str], what: str) -> list[Path]:
+    """The paths that `sources` name: files, folders, and patterns such as 'new/*.jpg' that no shell has expanded.
+
+    Raises InputError where there is nothing.
+    """
+    if not sources:
+        raise InputError(f'--input=None: no such file or folder; name {what}, or a folder of them')
+    found = []
+    for source in sources:
+        path = Path(source).expanduser()
+        matches = [path] if path.exists() else [Path(match) for match in sorted(glob.glob(str(path), recursive=True))]
+        if not matches:
+            raise InputError(f'--input={source}: no such file or folder; name {what}, or a folder of them')
+        found += matches
+    return list(dict.fromkeys(found))
+
+
+def find_images(sources: Sequence[str], endings: tuple[str, ...], what: str) -> tuple[pd.DataFrame, list[str]]:
+    """(a row a file with one of the `endings`: those named, and those anywhere below the folders named; no problems).
+
+    Their common folder is the root. Raises InputError where there is none, and for a file that is named and has
+    another ending.
+    """
+    def known(path: Path) -> bool:
+        return not path.name.startswith('.') and path.suffix.lower() in endings
+
+    named, found = [Path(os.path.abspath(path)) for path in existing(sources, what)], []
+    for path in named:
+        inside = [path] if path.is_file() else sorted(p for p in path.rglob('*') if p.is_file() and known(p))
+        if not inside or not known(inside[0]):
+            raise InputError(f'--input={path}: is not {what}; known endings: {", ".join(endings)}')
+        found += inside
+    root = Path(os.path.commonpath([path if path.is_dir() else path.parent for path in named]))
+    names = [path.relative_to(root).as_posix() for path in dict.fromkeys(found)]
+    return pd.DataFrame([{'file_name': name, 'path': name, 'root': str(root), 'annotations': (), 'case': name,
+                          'group': name, 'slice': pd.NA, 'subset': 'test', 'image_id': name} for name in names]), []
+
+
+def find_volumes(sources: Sequence[str], data: ConfigDict) -> tuple[pd.DataFrame, list[str]]:
+    """(a row a case of `sources`; what is wrong with cases that are left out). No labels are needed.
+
+    A source is a folder, itself a case or with cases up to four folders below, or a file: the Decathlon's four
+    sequences in one, or one of a case, whose others lie beside it. `data.schema` is the release whose label numbers
+    are written. Raises InputError where there is no case.
+    """
+    found = [cases_of(path.absolute(), data) for path in existing(sources, 'a NIfTI file, the folder of a case')]
+    problems = [problem for rows in found for problem in rows.attrs.pop('problems', [])]
+    rows = pd.concat(found, ignore_index=True)
+    return rows[~rows.duplicated(['root', 'path', 'case'])].reset_index(drop=True), list(dict.fromkeys(problems))
+
+
+def cases_of(path: Path, data: ConfigDict) -> pd.DataFrame:
+    """The cases of one file or folder; absolute, as the release shows in the names of folders too."""
+    modalities = tuple(data.modalities)
+    if path.is_dir():
+        return nifti.find_cases(path, data.schema, modalities, data.missing_modalities).assign(root=str(path))
+    if not nifti.NIFTI.fullmatch(path.name):
+        raise InputError(f'--input={path}: is no NIfTI file; expected NAME.nii or NAME.nii.gz')
+    if len(nifti_file.read_header(path).shape) == 4:
+        return nifti.find_file(path, data.schema, modalities).assign(root=str(path.parent))
+    found = nifti.find_cases(path.parent, data.schema, modalities, data.missing_modalities)
+    mine = [path.name in {Path(place if isinstance(place, str) else place['file']).name
+                          for place in row.modalities.values() if place} for row in found.itertuples()]
+    if not any(mine):
+        raise InputError(f'--input={path}: belongs to no case with {", ".join(modalities)} in its folder. '
+                         + '; '.join(found.attrs['problems'][:3]))
+    return found[mine].reset_index(drop=True).assign(root=str(path.parent))
+
+
+def check_output(output: Path, masks: Iterable[Path], inputs: Iterable[Path]) -> None:
+    """Raises InputError if one of the `masks` would be written over one of the `inputs`."""
+    taken = {path.resolve() for path in inputs}
+    hit = next((path for path in masks if path.resolve() in taken), None)
+    if hit:
+        raise InputError(f'--output={output}: the mask of {hit.name} would overwrite an input; name another folder')
