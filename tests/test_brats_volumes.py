@@ -12,8 +12,8 @@ from unet_jax import phantom
 
 SMALL = ['--config.data.size=16,16,16', '--config.model.features=(8,8)', '--config.model.encoder_blocks=(1,1)',
          '--config.model.decoder_blocks=(1,)', '--config.model.deep_supervision=0', '--config.train.steps=4',
-         '--config.train.evaluate_every=2', '--config.train.checkpoint_every=2', '--config.evaluation.pictures=1',
-         '--config.augment.modality_dropout=0.3']
+         '--config.optimizer.warmup=2', '--config.train.evaluate_every=2', '--config.train.checkpoint_every=2',
+         '--config.evaluation.pictures=1', '--config.augment.modality_dropout=0.3']
 
 
 def given(root, folder, *overrides):

@@ -5,8 +5,7 @@ import threading
 
 import pytest
 
-import main
-from unet_jax import signals
+from unet_jax import command_line, signals
 
 
 def wait_with_a_signal(*kinds):
@@ -25,7 +24,7 @@ def test_a_signal_ends_a_wait_with_the_command_that_goes_on(kind, capsys, monkey
             wait_with_a_signal(getattr(signal, kind))
 
     with pytest.raises(SystemExit) as left:
-        main.explain(evaluate, None)
+        command_line.explain(evaluate, None)
     assert left.value.code == 0
     assert f"{kind}: stopped" in (said := capsys.readouterr().out)
     assert "python main.py '--workdir=a b' --mode=evaluate" in said

@@ -9,7 +9,7 @@ from ml_collections import ConfigDict
 from unet_jax import formats
 from unet_jax.annotations import coco, labels, split
 from unet_jax.errors import InputError
-from unet_jax.model import unet
+from unet_jax.model import networks, unet
 from unet_jax.pipeline import decode, volumes
 
 
@@ -78,7 +78,7 @@ def create(config: ConfigDict) -> Experiment:
         settings = decode.Settings(**shared)
     channels = len(regions) + (config.loss.activation == 'softmax')
     return Experiment(config, classes, regions, labels.region_bits(regions, classes), settings,
-                      unet.build(config.model, channels))
+                      networks.build(config.model, channels))
 
 
 def init_params(experiment: Experiment):

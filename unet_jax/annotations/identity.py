@@ -18,7 +18,8 @@ import pandas as pd
 from unet_jax.annotations import frame as frames
 from unet_jax.errors import InputError
 from unet_jax.progress import bar
-from unet_jax.workdir import tell_once, write_text
+from unet_jax.text_file import write_text
+from unet_jax.workdir import tell_once
 
 FILE = 'identity.json'
 BUDGET = 2 * 2 ** 30  # bytes read at the beginnings of all images, and as many at their ends

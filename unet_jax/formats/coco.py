@@ -48,4 +48,5 @@ FORMAT = Format(
     masks=lambda rows: mask_file.names(rows.path),
     write=mask_file.write_png,
     dtype=np.uint8,
+    channels=(1, 3),
 )

@@ -13,7 +13,7 @@ from PIL import Image
 from unet_jax.annotations import labels
 from unet_jax.annotations.nifti_file import read_header
 from unet_jax.errors import InputError
-from unet_jax.workdir import write_text
+from unet_jax.text_file import write_text
 
 
 def names(paths: Iterable[str]) -> list[str]:

@@ -1,9 +1,10 @@
 """The U-Net (Ronneberger et al. 2015; Çiçek et al. 2016), one code for two and three dimensions.
 
-    module = build(config.model, out_channels=3)
+    module = build(config.model, out_channels=3)  # networks.build where another may be chosen
     params = init(module, key, spatial=(240, 240), channels=4)
     logits = apply(module, params, image)  # (B, *S, C) float32 -> (B, *S, K) float32
 """
+import dataclasses
 from typing import Any
 
 import jax
@@ -103,7 +104,8 @@ def build(config: ConfigDict, out_channels: int) -> UNet:
 
     Raises InputError, naming the field and its value, for what cannot be built.
     """
-    fields = {key: tuple(value) if isinstance(value, (list, tuple)) else value for key, value in config.items()}
+    names = {field.name for field in dataclasses.fields(UNet)} - {'out_channels', 'name', 'parent'}  # the last of flax
+    fields = {name: config[name] for name in names}
     check(fields, out_channels)
     return UNet(out_channels=out_channels, **fields)
 

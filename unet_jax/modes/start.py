@@ -8,9 +8,8 @@ import jax
 from jax._src import xla_bridge  # whether jax has started: nothing public tells without starting it
 from ml_collections import ConfigDict
 
-from unet_jax import folders, formats
+from unet_jax import config_check, folders, formats
 from unet_jax.errors import InputError
-from unet_jax.evaluation import settings
 from unet_jax.pipeline import cache_limit
 from unet_jax.training import processes
 
@@ -27,10 +26,10 @@ def start(config: ConfigDict, folder: Path, *, distributed: bool | None = False,
     """Settings of the process, before jax starts: other processes are joined (`distributed`: see `processes.join`),
     compiled programs are kept in the user's cache folder. What `mode` will need at its end is tried now.
 
-    Raises InputError for a `config.evaluation` that would fail only after training, for a folder that cannot be
+    Raises InputError for a config that cannot be followed, for a folder that cannot be
     written to, and where jax finds no such devices as the environment names.
     """
-    settings.check(config)
+    config_check.check(config)
     make_absolute(config, folder)
     try_ends(config, folder, mode, output)
     set_flags(config)

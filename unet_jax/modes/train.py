@@ -39,6 +39,7 @@ def train(config: ConfigDict, folder: Path, *, allow: tuple[str, ...] = ()) -> N
     A run goes on only with the config it was started with, but for fields that change no step and those in `allow`,
     and with the same data, wherever they lie.
     """
+    loop.create_mesh(config)  # what does not divide over the devices is refused before any work
     resumed = (folder / 'config.json').exists()
     check_whole(folder)
     with processes.first_process_first('annotations'):

@@ -88,6 +88,16 @@ def generalised_dice(logits: jax.Array, target: jax.Array, valid: jax.Array, *, 
     return over_valid(1 - index, valid, batch)
 
 
+# name in config.loss.terms: (logits, target, valid, config.loss) -> the loss ()
+LOSSES = {
+    'cross_entropy': lambda z, t, v, c: cross_entropy(z, t, v, activation=c.activation),
+    'focal': lambda z, t, v, c: focal(z, t, v, activation=c.activation, gamma=c.focal_gamma),
+    'dice': lambda z, t, v, c: dice(z, t, v, activation=c.activation, batch=c.batch_dice),
+    'tversky': lambda z, t, v, c: tversky(z, t, v, activation=c.activation, weights=c.tversky, batch=c.batch_dice),
+    'generalised_dice': lambda z, t, v, c: generalised_dice(z, t, v, activation=c.activation, batch=c.batch_dice),
+}
+
+
 def total(config: ConfigDict, logits: jax.Array | Sequence[jax.Array], target: jax.Array, valid: jax.Array,
           order: Sequence[int] = ()) -> tuple[jax.Array, dict[str, jax.Array]]:
     """The weighted sum of `config.terms` (config is config.loss), and each term by name, unweighted.
@@ -102,33 +112,19 @@ def total(config: ConfigDict, logits: jax.Array | Sequence[jax.Array], target: j
     for k, head in enumerate(heads):
         goal = target if k == 0 else coarsen(target, 2**k)
         goal = exclusive(goal, order) if config.activation == 'softmax' else goal
-        values.append({name: term(name, config, head, goal, valid) for name, _ in config.terms})
+        values.append({name: LOSSES[name](head, goal, valid, config) for name, _ in config.terms})
     sums = [sum(weight * value[name] for name, weight in config.terms) for value in values]
     share = [2.0**-k for k in range(len(heads))]
     return sum(w * s for w, s in zip(share, sums, strict=True)) / sum(share), values[0]
-
-
-def term(name: str, config: ConfigDict, logits: jax.Array, target: jax.Array, valid: jax.Array) -> jax.Array:
-    a, batch = config.activation, config.batch_dice
-    if name == 'cross_entropy':
-        return cross_entropy(logits, target, valid, activation=a)
-    if name == 'focal':
-        return focal(logits, target, valid, activation=a, gamma=config.focal_gamma)
-    if name == 'dice':
-        return dice(logits, target, valid, activation=a, batch=batch)
-    if name == 'tversky':
-        return tversky(logits, target, valid, activation=a, weights=config.tversky, batch=batch)
-    return generalised_dice(logits, target, valid, activation=a, batch=batch)
 
 
 def check(config: ConfigDict, channels: int, regions: int) -> None:
     if config.activation not in ('sigmoid', 'softmax'):
         raise InputError(f'config.loss.activation = {config.activation!r}: choose sigmoid or softmax')
     names = [name for name, _ in config.terms]
-    unknown = sorted(set(names) - {'cross_entropy', 'dice', 'focal', 'generalised_dice', 'tversky'})
-    if unknown or not names or len(set(names)) < len(names):
-        raise InputError(f'config.loss.terms = {config.terms}: give each once, as (name, weight), of cross_entropy, '
-                         'dice, focal, generalised_dice, tversky')
+    if not set(names) <= set(LOSSES) or not names or len(set(names)) < len(names):
+        raise InputError(f'config.loss.terms = {config.terms}: give each once, as (name, weight), of '
+                         + ', '.join(LOSSES))
     wanted = regions + (config.activation == 'softmax')
     if channels != wanted:
         raise InputError(f'{channels} logits a pixel for {regions} regions with config.loss.activation = '
