@@ -11,6 +11,7 @@ import pytest
 
 from configs import default, phantom
 from unet_jax import workdir
+from unet_jax.errors import InputError
 from unet_jax.modes import start
 
 

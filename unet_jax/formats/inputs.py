@@ -18,9 +18,9 @@ IMAGES = ('.jpg', '.jpeg', '.jfif', '.jp2', '.png', '.bmp', '.tif', '.tiff', '.g
 
 
 def existing(sources: Sequence[str]) -> list[Path]:
-    """The paths that `sources` name, each once: a path as it is, a pattern such as new/*.jpg as what it fits, and, where
-    there is no such file, a list with commas as its parts; ~ is the home folder. Raises InputError where nothing is.
-    """
+    """The paths that `sources` name, each once: a path as it is, a pattern such as new/*.jpg as what it fits, and,
+    where there is no such file, a list with commas as its parts; ~ is the home folder. Raises InputError where nothing
+    is there."""
     choices = 'name images, HDF5 slices, NIfTI files or cases, or folders of them'
     if not sources:
         raise InputError(f'--input is missing: {choices}')
