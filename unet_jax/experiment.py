@@ -107,7 +107,8 @@ def settle(config: ConfigDict, frame: pd.DataFrame) -> ConfigDict:
     with settled.unlocked():
         settled.data.categories = classes
         settled.data.names = tuple(names[c] for c in classes)
-        settled.data.regions = tuple(config.data.regions) or tuple((names[c], (c,), c) for c in classes)
+        alike = frames.of_one_name({c: names[c] for c in classes})
+        settled.data.regions = tuple(config.data.regions) or tuple((n, ids, ids[-1]) for n, ids in alike.items())
     return settled.lock()
 
 
