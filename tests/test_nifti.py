@@ -13,6 +13,7 @@ from unet_jax.annotations import contrasts, labels, nifti, nifti_file, schemas, 
 from unet_jax.annotations import frame as annotation_frame
 from unet_jax.annotations.brats_h5_file import standardise
 from unet_jax.errors import InputError
+from unet_jax.pipeline import volumes
 
 SHAPE = (12, 44, 40)  # (D, H, W)
 
@@ -99,7 +100,7 @@ def test_the_release_is_told_by_names_and_labels(made, year):
 def test_a_case_is_read_with_channels_flair_t1_t1ce_t2(made, year):
     frame = nifti.read_frame(made[year])
     row = first(frame)
-    image, label, affine, _ = nifti.read_case(made[year], row)
+    image, label, affine, *_ = nifti.read_case(made[year], row)
     assert image.shape == (40, 44, 12, 4) and image.dtype == np.float32 and label.dtype == np.uint8
     if year == 'MSD':
         stored = np.asarray(nibabel.load(made[year] / row.path).dataobj)
@@ -367,6 +368,45 @@ def test_a_background_below_zero_is_outside_and_negative_values_above_it_are_bra
         rewrite(copy / CASE / f'{CASE}_{name}.nii.gz', lambda x: x - 2000)
     image = nifti.read_case(copy, row).image
     assert image.max() == 0 and np.array_equal(image, np.where(clean.any(-1, keepdims=True), clean - 2000, 0))
+
+
+def test_a_volume_that_was_standardised_inside_the_brain_keeps_all_of_it(copy, caplog):
+    row = first(nifti.read_frame(copy))
+    raw = nifti.read_case(copy, row)
+    settings = volumes.Settings(str(copy), (8, 8, 8), 4, (1, 2, 4), (), '')
+    before = volumes.prepare(volumes.rows(nifti.read_frame(copy)).iloc[0], settings)
+    for name in ('flair', 't1', 't1ce', 't2'):  # as many notebooks save them
+        rewrite(copy / CASE / f'{CASE}_{name}.nii.gz',
+                lambda x: np.where(raw.brain, (x - x[raw.brain].mean()) / x[raw.brain].std(), 0), dtype=np.float32)
+    case = nifti.read_case(copy, row)
+    assert (case.image < 0).any(-1).sum() > raw.brain.sum() / 2 and np.array_equal(case.brain, raw.brain)
+    after = volumes.prepare(volumes.rows(nifti.read_frame(copy)).iloc[0], settings)
+    assert after[2] == before[2] and np.allclose(after[0], before[0], atol=2e-3)
+    rewrite(copy / FLAIR, lambda x: np.where(raw.brain, 0, -7), dtype=np.float32)  # 0 is brain here
+    flair = first(nifti.read_frame(copy, modalities=('flair',)))
+    assert np.array_equal(nifti.read_case(copy, flair).brain, raw.brain) and 'border' not in caplog.text
+
+
+def test_a_volume_without_a_background_is_all_brain_and_said_to_be(copy, caplog):
+    noise = np.random.default_rng(0)
+    rewrite(copy / FLAIR, lambda x: x + noise.uniform(0, 9, x.shape), dtype=np.float32)
+    with caplog.at_level(logging.WARNING, 'unet_jax'):
+        assert nifti.read_case(copy, first(nifti.read_frame(copy))).brain.all()
+    assert 'flair.nii.gz: no one number makes up a quarter of its border' in caplog.text
+
+
+def test_a_real_volume_standardised_inside_the_brain_has_the_raw_ones_brain(shared_data, tmp_path):
+    source = shared_data / 'brats2021-00006'
+    raw = nifti.read_case(source, first(nifti.read_frame(source, split=(0, 0, 1))))
+    for path in source.glob('*.nii.gz'):
+        image = nibabel.load(path)
+        voxels = np.asarray(image.dataobj)[::2, ::2, ::2].astype(np.float32)
+        inside = voxels != 0
+        if 'seg' not in path.name:
+            voxels[inside] = (voxels[inside] - voxels[inside].mean()) / voxels[inside].std()
+        nibabel.save(nibabel.Nifti1Image(voxels, image.affine), tmp_path / path.name.removesuffix('.gz'))
+    case = nifti.read_case(tmp_path, first(nifti.read_frame(tmp_path, split=(0, 0, 1))))
+    assert np.array_equal(case.brain, raw.brain[::2, ::2, ::2]) and 180_000 < case.brain.sum() < 200_000
 
 
 def test_negative_values_inside_the_brain_are_kept_but_not_the_mark_for_outside(copy):

@@ -209,7 +209,7 @@ def test_a_missing_modality_is_zeros_and_a_case_without_label_is_prepared_too(ma
 def test_an_empty_volume_is_refused_by_name(made, tmp_path):
     root = rewritten(made, tmp_path, lambda i: nibabel.Nifti1Image(np.zeros(i.shape, np.int16), i.affine))
     row = rows_of(root, schema='2020').iloc[0]
-    with pytest.raises(InputError, match='BraTS20_Training_001.*above the background'):
+    with pytest.raises(InputError, match='BraTS20_Training_001.*other than the background'):
         volumes.prepare(row, settings(root))
 
 

@@ -130,6 +130,18 @@ def categories(frame: pd.DataFrame) -> dict[int, str]:
     return dict(sorted(names.items()))
 
 
+def of_one_name(names: dict[int, str]) -> dict[str, tuple[int, ...]]:
+    """Name -> the category ids that are called so, in the order of `names`: one class, whatever the file says."""
+    return {name: tuple(i for i, other in names.items() if other == name) for name in names.values()}
+
+
+def shared_names(frame: pd.DataFrame) -> list[str]:
+    """A line for every name that several categories with annotations share, and what becomes of them."""
+    return [f'categories {" and ".join(map(str, ids))} are all called {name!r}: they are one region, unless '
+            'config.data.regions or config.data.categories says otherwise'
+            for name, ids in of_one_name(categories(frame)).items() if len(ids) > 1]
+
+
 def locate(root: str | os.PathLike, path: str | os.PathLike) -> pathlib.Path:
     """The file `path` of a data set. InputError where it lies outside `root`, by '..', an absolute name or a link."""
     found = pathlib.Path(root) / path

@@ -11,7 +11,7 @@ import nibabel
 import numpy as np
 import pandas as pd
 
-from unet_jax.annotations import contrasts, schemas
+from unet_jax.annotations import brain, contrasts, schemas
 from unet_jax.annotations import frame as annotation_frame
 from unet_jax.annotations.brats_h5_file import standardise
 from unet_jax.annotations.left_out import LeftOut, of_files
@@ -45,6 +45,7 @@ class Case(NamedTuple):
     label: np.ndarray | None  # (X, Y, Z) uint8 label values of the case's own release
     affine: np.ndarray  # (4, 4)
     header: nibabel.Nifti1Header  # to write a prediction with
+    brain: np.ndarray  # (X, Y, Z) bool
 
 
 def read_frame(root: str | Path, *, schema: str = 'auto', split: tuple[float, float, float] = (0.7, 0.15, 0.15),
@@ -266,8 +267,9 @@ def _decide(root: Path, candidates: tuple[str, ...], counts: dict[str, np.ndarra
 def read_case(root: str | Path, row) -> Case:
     """The volumes of a row of `read_frame`'s frame, channels in the order of its modalities.
 
-    Intensities are the files' own. Outside the brain, where no modality is above the level of the volume's corners
-    (0, or what a release holds there: negative numbers, -32768), all channels are 0; so is a missing modality.
+    Intensities are the files' own. Outside the brain, where every modality holds the number that its border is made of
+    (`brain.level`: 0, or what a release holds there: negative numbers, -32768), all channels are 0; so is a missing
+    modality. Where a border is made of no such number, a warning says so and all of the volume is brain.
     Raises InputError for damaged files, values that are not finite, and labels that are not of the release.
     """
     root, shape = Path(root), (row.height, row.width, row.depth)
@@ -281,20 +283,23 @@ def read_case(root: str | Path, row) -> Case:
         channel = volume if isinstance(place, str) else volume[..., place['index']]
         if channel.shape != shape:
             raise InputError(f'{path}: shape {channel.shape}; annotated as {shape}')
-        corners = channel[np.ix_(*([0, n - 1] for n in shape))]
-        inside |= channel > np.median(corners)
+        outside = brain.level(channel)
+        if outside is None:
+            log.warning('%s: no one number makes up a quarter of its border, so nothing tells where the brain ends, '
+                        'and all of the volume is taken for brain. Strip the skull, or set what is outside to 0', path)
+        inside |= True if outside is None else channel != outside
         image[..., c] = channel
     image[~inside] = 0
     label = read_label(annotation_frame.locate(root, row.label), schemas.classes(row.schema))[0] if row.label else None
-    return Case(image, label, header.affine, header.nifti)
+    return Case(image, label, header.affine, header.nifti, inside)
 
 
 def check_intensities(frame: pd.DataFrame, root: str | Path, *, most: int = 5, on_error: str = 'raise',
                       audit: bool = False) -> dict[str, float]:
     """Whether tumours look as they should in each modality: `brats_h5.check_channels` on up to `most` cases."""
     def measure(row) -> contrasts.Means:
-        image, label, *_ = read_case(root, row)
-        return contrasts.means(standardise(image, (image != 0).any(-1)), label)
+        case = read_case(root, row)
+        return contrasts.means(standardise(case.image, case.brain), case.label)
 
     reader = of_files(on_error, audit=audit, kinds=['damaged'])
     cases = frame[frame.category_id.notna()].drop_duplicates('case')

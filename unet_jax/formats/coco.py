@@ -25,8 +25,9 @@ def settle(data: ConfigDict, frame: pd.DataFrame) -> dict[str, Any]:
     classes, names = frames.classes(frame, tuple(data.categories)), frames.categories(frame)
     if not classes:
         raise InputError(f'{data.root}: no annotation of any category, so there is nothing to learn')
+    alike = frames.of_one_name({c: names[c] for c in classes})
     return {'categories': classes, 'names': tuple(names[c] for c in classes),
-            'regions': tuple(data.regions) or tuple((names[c], (c,), c) for c in classes)}
+            'regions': tuple(data.regions) or tuple((name, ids, ids[-1]) for name, ids in alike.items())}
 
 
 def read(root: str | Path, row, channels: int) -> Content:

@@ -23,7 +23,7 @@ from unet_jax.errors import InputError
 from unet_jax.pipeline import cache, cache_limit, threads
 from unet_jax.progress import bar
 
-VERSION = 1  # raised whenever `prepare` gives other arrays for the same files
+VERSION = 2  # raised whenever `prepare` gives other arrays for the same files
 FOREGROUND = 10_000  # voxels of a class whose places are kept, as in nnU-Net
 READERS = 2  # cases prepared at once; each takes 0.35 GB at 240×240×155×4
 COLUMNS = ('modalities', 'label', 'depth', 'spacing', 'schema')  # that `nifti.read_frame` adds
@@ -176,16 +176,15 @@ def write(folder: Path, case: tuple[np.ndarray, np.ndarray, Grid], classes: int)
 def prepare(row, settings: Settings) -> tuple[np.ndarray, np.ndarray, Grid]:
     """(image (X, Y, Z, C) float16, label (X, Y, Z) bit sets, where they lie in the file) of a row of `rows`.
 
-    Each modality has mean 0 and standard deviation 1 inside the brain, which is where any of them is above the
-    background, and 0 outside. Raises InputError for a case without a brain.
+    Each modality has mean 0 and standard deviation 1 inside the brain, which is where any of them is not the
+    background (`brain.level`), and 0 outside. Raises InputError for a case without a brain.
     """
     case = formats.named(settings.format).read(settings.root, row, settings.channels)
     codes = ''.join(nibabel.aff2axcodes(case.affine))
     turned = settings.orientation or codes
-    image = turn(case.image, codes, turned)
-    brain = (image != 0).any(-1)
+    image, brain = turn(case.image, codes, turned), turn(case.brain, codes, turned)
     if not brain.any():
-        raise InputError(f'{Path(settings.root) / row.path}: no voxel of {row.case} is above the background')
+        raise InputError(f'{Path(settings.root) / row.path}: no voxel of {row.case} is other than the background')
     low, high = bounds(brain)
     box = tuple(map(slice, low, high))
     image = standardise(image[box], brain[box])
