@@ -11,6 +11,7 @@ from scipy import ndimage
 from configs.default import get_config
 from unet_jax.errors import InputError
 from unet_jax.training import augment as aug
+from unet_jax.training import space
 
 SHAPES = [(20, 27), (10, 12, 9)]
 OFF = dict(spatial_probability=0.0, brightness=0.0, contrast=0.0, gamma=0.0, noise=0.0, blur=0.0, low_resolution=0.0)
@@ -49,14 +50,14 @@ def per_channel(function, image):
 
 @jax.jit
 def moved(image, label, matrix, shift, displacement=None):
-    return aug.resample(image, label, aug.coordinates(label.shape, matrix, shift, displacement))
+    return space.resample(image, label, space.coordinates(label.shape, matrix, shift, displacement))
 
 
 def random_map(shape, seed=0):
     """A rotation of up to 90 degrees about each axis, zoomed, and a shift of several pixels: corners fall outside."""
     rng = np.random.default_rng(seed)
     angles = jnp.asarray(rng.uniform(-1.5, 1.5, len(shape) * (len(shape) - 1) // 2), jnp.float32)
-    return aug.rotation_matrix(angles, len(shape)) / 1.3, jnp.asarray(rng.uniform(-4, 4, len(shape)), jnp.float32)
+    return space.rotation_matrix(angles, len(shape)) / 1.3, jnp.asarray(rng.uniform(-4, 4, len(shape)), jnp.float32)
 
 
 @pytest.fixture(scope='module', params=SHAPES, ids=['2-D', '3-D'])
@@ -81,7 +82,7 @@ def test_resample_equals_scipy_map_coordinates(shape):
     image, label = example(shape)
     source = np.random.default_rng(1).uniform(-3, np.array(shape) + 2, (*shape, len(shape))).astype(np.float32)
     source = np.moveaxis(source, -1, 0)
-    got_image, got_label = jax.jit(aug.resample)(image, label, list(source))
+    got_image, got_label = jax.jit(space.resample)(image, label, list(source))
     want = per_channel(lambda c: ndimage.map_coordinates(c, source, order=1, mode='grid-constant'), image)
     np.testing.assert_allclose(got_image, want, atol=1e-4)
     want = ndimage.map_coordinates(label, source, order=0, mode='grid-constant')
@@ -103,12 +104,12 @@ def test_rotation_scaling_and_shift_equal_scipy_affine_transform(shape):
 
 
 def test_rotation_matrix_is_a_rotation_and_a_quarter_turn_is_rot90():
-    matrix = np.asarray(jax.jit(aug.rotation_matrix, static_argnums=1)(jnp.array([0.3, -0.8, 1.1]), 3))
+    matrix = np.asarray(jax.jit(space.rotation_matrix, static_argnums=1)(jnp.array([0.3, -0.8, 1.1]), 3))
     np.testing.assert_allclose(matrix @ matrix.T, np.eye(3), atol=1e-6)
     assert np.linalg.det(matrix) == pytest.approx(1, abs=1e-6)
     image, label = example((12, 12))
     quarter = jnp.array([[0.0, -1.0], [1.0, 0.0]])
-    np.testing.assert_allclose(aug.rotation_matrix(jnp.array([np.pi / 2]), 2), quarter, atol=1e-6)
+    np.testing.assert_allclose(space.rotation_matrix(jnp.array([np.pi / 2]), 2), quarter, atol=1e-6)
     got_image, got_label = moved(image, label, quarter, jnp.zeros(2))
     np.testing.assert_allclose(got_image, np.rot90(image, -1), atol=1e-4)
     np.testing.assert_array_equal(got_label, np.rot90(label, -1))
@@ -125,7 +126,7 @@ def test_a_displacement_is_added_to_the_source_in_pixels():
 
 def test_elastic_displacement_has_the_size_asked_for_and_is_smooth():
     config = options(spatial_probability=1.0, rotation=0.0, scale=(1, 1), shift=0.0, elastic=3.0, elastic_grid=5)
-    draw = jax.jit(jax.vmap(lambda k: jnp.stack(aug.random_coordinates(jnp.zeros(8), k, (40, 60), config))))
+    draw = jax.jit(jax.vmap(lambda k: jnp.stack(space.random_coordinates(jnp.zeros(8), k, (40, 60), config))))
     field = np.asarray(draw(jax.random.split(jax.random.key(0), 64))) - np.indices((40, 60))
     assert 1.8 < field.std() < 3.3  # 3 at the control points, less between them
     assert abs(field.mean()) < 0.3
@@ -185,7 +186,7 @@ def test_brightness_multiplies_by_one_factor_within_its_range():
 @pytest.mark.parametrize('shape', SHAPES)
 def test_flip_mirrors_the_chosen_axes_and_twice_is_the_identity(shape):
     image, label = example(shape)
-    mirrored, flip = jnp.arange(len(shape)) != 1, jax.jit(aug.flip)
+    mirrored, flip = jnp.arange(len(shape)) != 1, jax.jit(space.flip)
     once = flip(image, mirrored)
     np.testing.assert_array_equal(once, np.flip(image, [a for a in range(len(shape)) if a != 1]))
     np.testing.assert_array_equal(flip(once, mirrored), image)
@@ -265,7 +266,7 @@ def test_another_key_gives_another_example(everything):
 
 def test_rotation_scale_and_shift_stay_in_their_ranges_and_fill_them():
     config = options(spatial_probability=0.8, rotation=15.0, scale=(0.7, 1.25), shift=0.05)
-    draw = jax.jit(jax.vmap(lambda u: jnp.stack(aug.random_coordinates(u, None, (100, 60), config))))
+    draw = jax.jit(jax.vmap(lambda u: jnp.stack(space.random_coordinates(u, None, (100, 60), config))))
     source = np.asarray(draw(jax.random.uniform(jax.random.key(0), (500, 8))), float)  # (500, 2, 100, 60)
     down, right = source[:, :, -1, 0] - source[:, :, 0, 0], source[:, :, 0, -1] - source[:, :, 0, 0]
     angle = np.degrees(np.arctan2(down[:, 1], down[:, 0]))

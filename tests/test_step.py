@@ -18,6 +18,7 @@ def tiny(**sections):
     """A small network and a short run; `sections` are {section: {field: value}}."""
     config = get_config()
     with config.unlocked():
+        config.data.size = (16, 16)
         config.model.update({'features': (4, 8), 'encoder_blocks': (1, 1), 'decoder_blocks': (1,)})
         config.optimizer.update({'warmup': 0, 'learning_rate': 1e-2})
         for section, fields in sections.items():

@@ -32,6 +32,14 @@ def pack(masks, dtype=np.uint8):
     return (masks * weights).sum(-1).astype(dtype)
 
 
+def largest(shares, rest):
+    """(…, K) booleans, at most one set: the class with the largest of `shares` (…, K) of a pixel; none where `rest`
+    (…), the background's share, is larger. Where classes exclude each other, comparing each with one half would leave
+    pixels to nobody and others to two."""
+    best = shares.argmax(-1)
+    return (best[..., None] == np.arange(shares.shape[-1])) & (shares.max(-1) >= rest)[..., None]
+
+
 def region_bits(regions: tuple[Region, ...], classes: tuple[int, ...]) -> tuple[int, ...]:
     """For each region the bit set of its classes. Raises InputError for an id that is not in `classes`."""
     unknown = sorted({c for region in regions for c in (*region.classes, region.paint)} - set(classes))

@@ -25,7 +25,7 @@ from unet_jax.pipeline import decode, threads
 from unet_jax.progress import bar
 
 SKIPPED = 'skipped.json'  # {path: reason}, where on_error = 'skip' left rows out
-VERSION = 1  # raised whenever `decode.decode` gives other arrays for the same input
+VERSION = 2  # raised whenever `decode.decode` gives other arrays for the same input
 log = logging.getLogger('unet_jax')
 
 

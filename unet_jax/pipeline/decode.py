@@ -124,18 +124,31 @@ def label_masks(row, settings: Settings, stored: np.ndarray | None) -> np.ndarra
 def decode(row, settings: Settings) -> tuple[np.ndarray, np.ndarray]:
     """(image (*size, C) uint8 or float16, label (*size) bit set) of a row of `frame.images`.
 
-    A pixel of the label belongs to a class where at least half of what it covers does. Raises InputError where the
-    file cannot be read or its size is not the one annotated.
+    The label is scaled by `scaled_label`. Raises InputError where the file cannot be read or its size is not the one
+    annotated.
     """
     path = frames.locate(settings.root, row.path)
     image, stored = read(path, settings.channels)
     check_size(path, image, row)
     masks = label_masks(row, settings, stored)
     dtype = labels.bits_dtype(len(settings.classes))
-    scaled = embed(masks.astype(np.uint8) * 255, settings.size) if masks.any() else None
-    label = np.zeros(settings.size, dtype) if scaled is None else labels.pack(scaled >= 128, dtype)
+    found = scaled_label(masks, settings.size) if masks.any() else np.zeros((*settings.size, 1), bool)
+    label = labels.pack(found, dtype)
     image = embed(image, settings.size)
     return image if image.dtype == np.uint8 else image.astype(np.float16), label
+
+
+def scaled_label(masks: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """(H, W, K) booleans at the file's size -> (*size, K) at the network's.
+
+    Of the classes and the background a pixel gets what covers most of it. Where classes overlap in what it covers, as
+    COCO annotations may, each is set by itself, where it covers half.
+    """
+    both = np.concatenate([masks, masks.any(-1, keepdims=True)], -1)
+    shares = embed(both.astype(np.uint8) * 255, size).astype(np.int16)  # uint8 is what Pillow scales fastest
+    classes, covered = shares[..., :-1], shares[..., -1]
+    overlap = classes.sum(-1) > covered + masks.shape[-1]  # by more than rounding
+    return np.where(overlap[..., None], classes >= 128, labels.largest(classes, 255 - covered))
 
 
 def decode_label(row, settings: Settings) -> np.ndarray:
