@@ -157,22 +157,43 @@ def test_low_resolution_comes_after_the_blur():
     np.testing.assert_allclose(smooth(image, 1.1, 1.6), smooth(smooth(image, 1.1, 1), 0, 1.6), atol=1e-5)
 
 
-def test_contrast_and_gamma_equal_numpy_per_channel():
-    image, _ = example((20, 27))
-    mean = image.mean((0, 1))
-    np.testing.assert_allclose(aug.contrast(image, jnp.float32(0.7)), (image - mean) * 0.7 + mean, atol=1e-5)
-    low, high = image.min((0, 1)), image.max((0, 1))
-    want = ((image - low) / (high - low)) ** 1.4 * (high - low) + low
-    np.testing.assert_allclose(jax.jit(aug.gamma)(image, 1.4), want, atol=1e-4)
+def inside_of(image):
+    """Half of the image, in stripes."""
+    return np.arange(image.shape[0]).reshape(-1, *[1] * (image.ndim - 1)) % 2 == np.zeros(image.shape[:-1] + (1,))
+
+
+def test_contrast_and_gamma_equal_numpy_per_channel_inside_and_change_nothing_outside():
+    image = example((20, 27))[0]
+    inside = inside_of(image)
+    stripes = image[::2]
+    mean, low, high, deviation = (f(stripes, axis=(0, 1)) for f in (np.mean, np.min, np.max, np.std))
+    for factor in (0.7, 1.3):
+        found = np.asarray(aug.contrast(image, inside, jnp.float32(factor)))
+        want = np.clip((stripes - mean) * factor + mean, low, high)
+        np.testing.assert_allclose(found[::2], want, atol=1e-5)
+        np.testing.assert_array_equal(found[1::2], image[1::2])
+    bent = ((stripes - low) / (high - low)) ** 1.4
+    want = (bent - bent.mean((0, 1))) / bent.std((0, 1)) * deviation + mean
+    found = np.asarray(jax.jit(aug.gamma)(image, inside, 1.4))
+    np.testing.assert_allclose(found[::2], want, atol=1e-4)
+    np.testing.assert_array_equal(found[1::2], image[1::2])
+
+
+def test_a_constant_and_an_empty_inside_stay_as_they_are():
     flat = np.full((4, 4, 1), 2.5, np.float32)
-    np.testing.assert_array_equal(jax.jit(aug.gamma)(flat, 0.8), flat)
+    for inside in (np.ones((4, 4, 1), bool), np.zeros((4, 4, 1), bool)):
+        for changed in (aug.gamma(flat, inside, jnp.float32(0.8)), aug.contrast(flat, inside, jnp.float32(1.3)),
+                        aug.noise(jax.random.key(0), flat, inside, jnp.float32(0.3))):
+            np.testing.assert_array_equal(changed, flat)
 
 
-def test_noise_is_normal_in_units_of_the_channels_own_deviation():
-    image = example((64, 64))[0] * [1, 50]
-    added = np.asarray(aug.noise(jax.random.key(0), image, 0.2)) - image
-    np.testing.assert_allclose(added.std((0, 1)) / image.std((0, 1)), 0.2, rtol=0.05)
-    np.testing.assert_allclose(added.mean((0, 1)) / image.std((0, 1)), 0, atol=0.02)
+def test_noise_is_normal_in_units_of_the_channels_own_deviation_and_only_inside():
+    image = example((64, 64))[0] * np.float32([1, 50])
+    inside = inside_of(image)
+    added = np.asarray(aug.noise(jax.random.key(0), image, inside, 0.2)) - image
+    assert not added[1::2].any()
+    np.testing.assert_allclose(added[::2].std((0, 1)) / image[::2].std((0, 1)), 0.2, rtol=0.05)
+    np.testing.assert_allclose(added[::2].mean((0, 1)) / image[::2].std((0, 1)), 0, atol=0.02)
 
 
 def test_brightness_multiplies_by_one_factor_within_its_range():

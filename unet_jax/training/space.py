@@ -90,7 +90,7 @@ def random_coordinates(
     if within is not None and tuple(within) != tuple(shape):
         reach = jnp.sum(jnp.abs(matrix) * (np.asarray(shape, np.float32) - 1) / 2, axis=1)
         room = (np.asarray(within, np.float32) - 2) / 2 - BENT * config.elastic - jnp.abs(shift)
-        scale = jnp.maximum(scale, jnp.max(reach / jnp.maximum(room, 1)))
+        scale = jnp.maximum(scale, on * jnp.max(reach / jnp.maximum(room, 1)))
     if mirrored is not None:
         matrix = matrix * jnp.where(mirrored, -1.0, 1.0)
     displacement = None
@@ -165,5 +165,5 @@ def take(array: jax.Array, index: Sequence[jax.Array], beyond: jax.Array | float
     """(*spatial, …) at the pixels `index`, one array per spatial axis; `beyond` outside."""
     inside = math.prod((i >= 0) & (i < n) for i, n in zip(index, array.shape))
     clipped = tuple(jnp.clip(i, 0, n - 1) for i, n in zip(index, array.shape))
-    values = array.at[clipped].get(mode='promise_in_bounds')
+    values = jnp.asarray(array).at[clipped].get(mode='promise_in_bounds')
     return jnp.where(inside.reshape(inside.shape + (1,) * (values.ndim - inside.ndim)), values, beyond)
