@@ -33,10 +33,15 @@ from PIL import Image
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
-from unet_jax.annotations import audit, brats_h5, coco, nifti_file  # noqa: E402  (after the path)
+from unet_jax.annotations import (  # noqa: E402  (after the path)
+    audit,
+    brats_h5,
+    coco,
+    image_file,  # noqa: E402
+    nifti_file,
+)
 from unet_jax.annotations import frame as frames  # noqa: E402
 from unet_jax.errors import InputError  # noqa: E402
-from unet_jax.formats import image_file  # noqa: E402
 from unet_jax.pipeline import decode  # noqa: E402
 
 SECONDS, BYTES = 20, 2 * 2 ** 30

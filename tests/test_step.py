@@ -1,4 +1,6 @@
 """The train step: learns, skips what is not finite, gives every device and every batch the same result."""
+import itertools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -18,6 +20,7 @@ def tiny(**sections):
     """A small network and a short run; `sections` are {section: {field: value}}."""
     config = get_config()
     with config.unlocked():
+        config.data.size = (16, 16)
         config.model.update({'features': (4, 8), 'encoder_blocks': (1, 1), 'decoder_blocks': (1,)})
         config.optimizer.update({'warmup': 0, 'learning_rate': 1e-2})
         for section, fields in sections.items():
@@ -100,19 +103,30 @@ def test_padding_samples_do_not_count():
 
 def test_normalising_gives_mean_0_and_deviation_1_and_leaves_a_constant_at_0():
     image = jnp.asarray(np.random.default_rng(0).normal(5, 3, (16, 16, 2)))
-    done = steps.normalise(image, True)
+    done, _ = steps.normalise(image, True)
     assert jnp.allclose(done.mean((0, 1)), 0, atol=1e-5) and jnp.allclose(done.std((0, 1)), 1, atol=1e-5)
-    assert not jnp.any(steps.normalise(jnp.full((4, 4, 1), 7.0), True))
+    for shape in ((4, 4, 1), (37, 11, 1)):  # means of the second are rounded
+        assert jnp.abs(steps.normalise(jnp.full(shape, 7.0), True)[0]).max() < 0.05
+        assert jnp.abs(steps.normalise(jnp.full(shape, 77, jnp.uint8), True)[0]).max() < 0.05
 
 
-def test_predicting_with_flips_is_the_mean_of_the_views_and_mirrors_with_the_input():
-    config = tiny(evaluation={'flips': True}, augment={'flip': (True, True)})
+@pytest.mark.parametrize('axes, flips, views', [(2, (True, False), 2), (3, (True, True, True), 8)])
+def test_predicting_with_flips_is_the_mean_of_the_views_by_one_network(axes, flips, views):
+    config = tiny(evaluation={'flips': True}, augment={'flip': flips})
     module = unet.build(config.model, 1)
-    params = unet.init(module, jax.random.key(1), (16, 16), 1)
-    predict, batch = steps.make_predict_step(config, module, (1,)), disks(2)
-    straight = predict(params, batch)
-    mirrored = predict(params, batch | {'image': batch['image'][:, ::-1]})
-    assert jnp.allclose(straight[:, ::-1], mirrored, atol=1e-5) and straight.shape == (2, 16, 16, 1)
+    params = unet.init(module, jax.random.key(1), (8,) * axes, 1)
+    image = jnp.asarray(np.random.default_rng(0).normal(size=(2, *(8,) * axes, 1)), jnp.float16)
+    predict = jax.jit(steps.make_predict_step(config, module, (1,)))
+    found, want = predict(params, {'image': image}), []
+    for mirrored in itertools.product(*[(False, True) if on else (False,) for on in flips]):
+        view = [a + 1 for a, on in enumerate(mirrored) if on]
+        seen = jnp.flip(jax.vmap(lambda x: steps.normalise(x, True)[0])(image), view)
+        want.append(jnp.flip(jax.nn.sigmoid(unet.apply(module, params, seen)), view))
+    assert len(want) == views and np.ptp(want, axis=0).max() > 1e-3
+    np.testing.assert_allclose(found, sum(want) / views, atol=1e-5)
+    convolutions = predict.lower(params, {'image': image}).as_text()
+    alone = jax.jit(steps.make_predict_step(tiny(augment={'flip': flips}), module, (1,)))
+    assert len(convolutions) < 1.5 * len(alone.lower(params, {'image': image}).as_text())
 
 
 def test_a_softmax_region_has_the_probability_of_all_that_lies_inside_it():

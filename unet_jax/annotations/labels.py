@@ -55,6 +55,14 @@ def check_regions(regions: tuple[Region, ...]) -> None:
                                  f'{outer.name!r} has')
 
 
+def largest(shares, rest):
+    """(…, K) booleans, at most one set: the class with the largest of `shares` (…, K) of a pixel; none where `rest`
+    (…), the background's share, is larger. Where classes exclude each other, comparing each with one half would leave
+    pixels to nobody and others to two."""
+    best = shares.argmax(-1)
+    return (best[..., None] == np.arange(shares.shape[-1])) & (shares.max(-1) >= rest)[..., None]
+
+
 def region_bits(regions: tuple[Region, ...], classes: tuple[int, ...]) -> tuple[int, ...]:
     """For each region the bit set of its classes. Raises InputError for an id that is not in `classes`, and for what
     `check_regions` refuses."""

@@ -6,10 +6,9 @@ import numpy as np
 import pandas as pd
 from ml_collections import ConfigDict
 
-from unet_jax.annotations import coco
+from unet_jax.annotations import coco, image_file, inputs, mask_file
 from unet_jax.annotations import frame as frames
 from unet_jax.errors import InputError
-from unet_jax.formats import image_file, inputs, mask_file
 from unet_jax.formats.seam import Content, Format
 
 
@@ -45,7 +44,7 @@ FORMAT = Format(
     read=read,
     read_label=lambda root, row, classes: None,  # the frame holds the polygons
     files=files,
-    find=lambda sources, data: inputs.find_images(sources, inputs.IMAGES, 'an image'),
+    find=lambda sources, data: inputs.find_images(sources, image_file.ENDINGS, 'an image'),
     masks=lambda rows: mask_file.names(rows.path),
     write=mask_file.write_png,
     dtype=np.uint8,

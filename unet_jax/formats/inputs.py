@@ -14,8 +14,6 @@ from ml_collections import ConfigDict
 from unet_jax.annotations import nifti, nifti_file
 from unet_jax.errors import InputError
 
-IMAGES = ('.jpg', '.jpeg', '.jfif', '.jp2', '.png', '.bmp', '.tif', '.tiff', '.gif', '.webp', '.ppm', '.pgm')
-
 
 def existing(sources: Sequence[str]) -> list[Path]:
     """The paths that `sources` name, each once: a path as it is, a pattern such as new/*.jpg as what it fits, and,

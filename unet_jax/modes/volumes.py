@@ -16,6 +16,7 @@ from unet_jax.inference import postprocess, sliding_window
 from unet_jax.inference import predict as inference
 from unet_jax.pipeline import patches, volumes
 from unet_jax.progress import bar
+from unet_jax.training import space
 from unet_jax.workdir import write_text
 
 
@@ -33,9 +34,10 @@ def open_samples(experiment: Experiment, rows: pd.DataFrame) -> volumes.Volumes:
 def training_samples(experiment: Experiment, train: pd.DataFrame, valid: pd.DataFrame
                      ) -> dict[str, patches.Patches | patches.Tiles]:
     """What the loop trains on and validates on, without what cannot be read where the config says so."""
-    size, foreground = experiment.settings.size, experiment.config.data.foreground
+    size, foreground, cut = (experiment.settings.size, experiment.config.data.foreground,
+                             space.cut_size(experiment.config))
     train, valid = (open_samples(experiment, rows) for rows in (train, valid))
-    return {'train': patches.Patches(train, train.rows, size, foreground), 'valid': patches.tiles(valid, size)}
+    return {'train': patches.Patches(train, train.rows, size, foreground, cut), 'valid': patches.tiles(valid, size)}
 
 
 def part(samples: volumes.Volumes, where: slice) -> volumes.Volumes:

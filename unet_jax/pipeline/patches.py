@@ -12,24 +12,29 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 
-from unet_jax.pipeline.volumes import Volume, Volumes
+from unet_jax.pipeline.volumes import Volume, Volumes, voxel_size
 
 
 class Patches(NamedTuple):
-    """A random patch of a case at each of its visits."""
+    """A random patch of a case at each of its visits, with what lies around it for turning and zooming."""
     volumes: Volumes
     rows: pd.DataFrame  # of `volumes.rows`, a row a case
-    size: tuple[int, int, int]
+    size: tuple[int, int, int]  # of the patch, the network's
     foreground: float  # share of the patches that are centred on a voxel of a class, each class present alike
+    cut: tuple[int, int, int]  # what is cut out, with the patch in its middle: `space.cut_size`
 
     @property
     def skipped(self) -> dict[str, str]:
         return self.volumes.skipped
 
-    def sample(self, index: int, *, seed: int, visit: int) -> tuple[np.ndarray, np.ndarray]:
-        """(image (*size, C) float16, label (*size) bit sets): a pure function of the case, the seed and the visit."""
+    def sample(self, index: int, *, seed: int, visit: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """(image (*cut, C) float16, label (*cut) bit sets, mm of a voxel along each axis (3,) float32): a pure
+        function of the case, the seed and the visit."""
         volume = self.volumes[index]
-        return cut(volume, position(volume, self.size, uniform(seed, visit), foreground=self.foreground), self.size)
+        start = position(volume, self.size, uniform(seed, visit), foreground=self.foreground)
+        start = tuple(s - (c - n) // 2 for s, c, n in zip(start, self.cut, self.size, strict=True))
+        spacing = voxel_size(volume, self.rows.spacing.iloc[index])
+        return *cut(volume, start, self.cut), np.array(spacing, np.float32)
 
 
 class Tiles(NamedTuple):

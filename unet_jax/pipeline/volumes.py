@@ -198,7 +198,8 @@ def prepare(row, settings: Settings) -> tuple[np.ndarray, np.ndarray, Grid]:
         shape = tuple(max(1, round(n * own / wanted))
                       for n, own, wanted in zip(label.shape, spacing, settings.spacing, strict=True))
         masks = labels.region_masks(label, tuple(1 << k for k in range(len(settings.classes)))).astype(np.float32)
-        image, label = resample(image, shape), labels.pack(resample(masks, shape) >= 0.5, label.dtype)
+        shares = resample(masks, shape)
+        image, label = resample(image, shape), labels.pack(labels.largest(shares, 1 - shares.sum(-1)), label.dtype)
     return image.astype(np.float16), label, Grid(case.image.shape[:3], codes, turned, low, high)
 
 
@@ -221,6 +222,13 @@ def turned_spacing(spacing: list[float], codes: str, wanted: str) -> tuple[float
     axes = [nibabel.orientations.axcodes2ornt(text) for text in (codes, wanted)]
     to = nibabel.orientations.ornt_transform(*axes)[:, 0].astype(int)  # file axis a becomes axis to[a]
     return tuple(spacing[int(np.flatnonzero(to == a)[0])] for a in range(3))
+
+
+def voxel_size(volume: Volume, spacing: list[float]) -> tuple[float, ...]:
+    """mm along the axes of a prepared volume, whose file has `spacing`."""
+    turned = turned_spacing(spacing, volume.grid.codes, volume.grid.turned)
+    return tuple(mm * (high - low) / n for mm, low, high, n
+                 in zip(turned, volume.grid.low, volume.grid.high, volume.label.shape, strict=True))
 
 
 def resample(array: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:

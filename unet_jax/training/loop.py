@@ -64,7 +64,7 @@ def create_programs(experiment: Experiment, *, devices: list | None = None, samp
     everywhere, split = sharding.replicated(mesh), sharding.of_batch(mesh)
     data = dispatch.resident(samples, config.train, mesh)
     return Programs(lambda: jax.device_put(create(), placed),
-                    dispatch.compiled(step, config.train, mesh, placed, data),
+                    dispatch.compiled(step, config.train, mesh, placed, data, spacing=experiment.format.volumetric),
                     jax.jit(overlap, in_shardings=(placed.ema_params, split, sharding.split(mesh)),
                             out_shardings=everywhere),
                     mesh, abstract, placed)

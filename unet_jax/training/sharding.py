@@ -41,15 +41,16 @@ def split(mesh: Mesh) -> NamedSharding:
     return NamedSharding(mesh, PartitionSpec(('data', 'fsdp')))
 
 
-def of_batch(mesh: Mesh, *, several: bool = False) -> dict[str, NamedSharding]:
+def of_batch(mesh: Mesh, *, several: bool = False, spacing: bool = False) -> dict[str, NamedSharding]:
     """Of every array of a batch, as `pipeline.stream` makes it: images and labels along their first axis too.
 
-    several: of batches stacked along a new first axis, which stays whole.
+    several: of batches stacked along a new first axis, which stays whole. spacing: of training batches of volumes.
     """
     before = (None,) if several else ()
     inside = NamedSharding(mesh, PartitionSpec(*before, ('data', 'fsdp'), 'spatial'))
-    return {'image': inside, 'label': inside, **dict.fromkeys(
-        ('index', 'visit', 'valid'), NamedSharding(mesh, PartitionSpec(*before, ('data', 'fsdp'))))}
+    split = NamedSharding(mesh, PartitionSpec(*before, ('data', 'fsdp')))
+    return {'image': inside, 'label': inside,
+            **dict.fromkeys(('index', 'visit', 'valid', *['spacing'] * spacing), split)}
 
 
 def of_state(tree: Any, mesh: Mesh) -> Any:
@@ -69,7 +70,7 @@ def of_state(tree: Any, mesh: Mesh) -> Any:
 
 def put(batch: dict[str, np.ndarray], mesh: Mesh, *, several: bool = False) -> dict[str, jax.Array]:
     """This process's share of a batch, or of several stacked ones -> the global batch, split over the mesh."""
-    shardings = of_batch(mesh, several=several)
+    shardings = of_batch(mesh, several=several, spacing=True)
     return {name: jax.make_array_from_process_local_data(shardings[name], array) for name, array in batch.items()}
 
 
