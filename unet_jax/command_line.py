@@ -1,6 +1,5 @@
 """What the command line takes: flags, fields of the config and inputs. Parses and dispatches, nothing more."""
 import errno
-import glob
 import logging
 import os
 import re
@@ -109,22 +108,13 @@ def expand_config(part: str) -> str:
 
 
 def find_inputs(named: Sequence[str]) -> tuple[str, ...]:
-    """The paths that are named, each once and in this order: a path as it is, a pattern such as new/*.jpg as what it
-    fits, and, where there is no such file, a list with commas as its parts. Raises InputError where nothing is there.
-    """
+    """The files, folders and patterns that are named; a list with commas is its parts, unless it is a file's name."""
     found = []
     for name in named:
         path = expand(name, 'input')
-        if os.path.exists(path):
-            found.append(path)
-        elif matches := sorted(glob.glob(path, recursive=True)):
-            found += matches
-        elif ',' in path:
-            found += find_inputs([part.strip() for part in path.split(',') if part.strip()])
-        else:
-            raise InputError(f'--input={name}: no such file or folder; name images, HDF5 slices, NIfTI files or '
-                             'cases, or folders of them')
-    return tuple(dict.fromkeys(found))
+        listed = ',' in path and not os.path.exists(path)
+        found += find_inputs([part.strip() for part in path.split(',') if part.strip()]) if listed else [path]
+    return tuple(found)
 
 
 def main(argv: list[str]) -> None:
