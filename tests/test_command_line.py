@@ -1,4 +1,4 @@
-"""What is typed: fields of the config, flags, inputs without a flag, patterns, lists and paths from home."""
+"""What is typed: fields of the config, flags, inputs without a flag, lists and paths from home."""
 import pytest
 from absl.testing import flagsaver
 
@@ -53,11 +53,11 @@ def test_paths_may_begin_at_home_behind_every_flag(parse, tmp_path):
 
 @pytest.mark.parametrize('arguments, found', [
     (['--input', '{}/new/a.jpg', '{}/new/b.jpg'], ['a.jpg', 'b.jpg']),  # what a shell makes of new/*.jpg
-    (['--input=~/new/[ab].jpg'], ['a.jpg', 'b.jpg']), (['--input={}/new/a.jpg,{}/new/b.jpg'], ['a.jpg', 'b.jpg']),
+    (['--input=~/new/[ab].jpg'], ['[ab].jpg']), (['--input={}/new/a.jpg,{}/new/b.jpg'], ['a.jpg', 'b.jpg']),
     (['--input={}/new/c,d.jpg'], ['c,d.jpg']),
-    (['~/new/b.jpg', '--input={}/new/*.jpg'], ['a.jpg', 'b.jpg', 'c,d.jpg']),
+    (['~/new/b.jpg', '--input={}/new/*.jpg'], ['*.jpg', 'b.jpg']),
     (['--input={}/new'], ['']), (['--input={}/new/a.jpg', '--input={}/new/b.jpg'], ['a.jpg', 'b.jpg'])])
-def test_inputs_come_as_lists_patterns_and_without_a_flag(parse, tmp_path, arguments, found):
+def test_inputs_come_as_lists_and_without_a_flag(parse, tmp_path, arguments, found):
     given = [argument.format(*[tmp_path] * 2) for argument in arguments]
     extra, values, _ = parse(GIVEN, '--mode=predict', *given, '--output=o')  # a flag behind inputs counts too
     assert extra == [f'new/{name}'.rstrip('/') for name in found] and values['output'] == 'o'
@@ -66,7 +66,6 @@ def test_inputs_come_as_lists_patterns_and_without_a_flag(parse, tmp_path, argum
 @pytest.mark.parametrize('arguments, message', [
     ([GIVEN, 'a.jpg', 'b.jpg'], 'a.jpg b.jpg: stands without a flag, and --mode=train takes no files'),
     ([GIVEN, '--input=a.jpg'], '--input=a.jpg: is for --mode=predict'),
-    ([GIVEN, '--mode=predict', '--input=new/*.png'], r'--input=new/\*.png: no such file'),
     ([GIVEN, '--config.train.step=3'], 'did you mean config.train.steps'),
     ([GIVEN, '--config.train.steps=many'], "config.train.steps is 'many'"),
     ([GIVEN, '--noconfig.train.steps'], 'only a field that is True or False'),
