@@ -81,10 +81,10 @@ def get_config() -> ConfigDict:
     optimizer.arguments = (('weight_decay', 1e-4),)  # (name, value) of its other keyword arguments
     optimizer.learning_rate = 1e-3  # the highest
     optimizer.schedule = 'cosine'  # 'cosine', 'polynomial' or 'constant', after the warm-up
-    optimizer.warmup = 100  # steps
+    optimizer.warmup = 100  # steps; the first has 1 / warmup of the rate
     optimizer.power = 0.9  # of the polynomial decay
     optimizer.clip = 1.0  # global norm of the gradient; 0 is off
-    optimizer.accumulate = 1  # batches per update
+    optimizer.accumulate = 1  # batches per update; divides train.steps (batch_dice stays that of each batch)
     optimizer.ema = 0.99  # decay of the averaged parameters that are evaluated; 0 is off
 
     train = config.train = ConfigDict()

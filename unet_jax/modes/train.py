@@ -15,7 +15,7 @@ from unet_jax.experiment import create, settle
 from unet_jax.modes import images, volumes
 from unet_jax.modes.annotate import annotate
 from unet_jax.pipeline import stream
-from unet_jax.training import loop, sharding, together
+from unet_jax.training import loop, optimizer, sharding, together
 
 # fields that change no step, and not by what validation chooses the best one: threshold and flips are none of them
 SAFE = ('data.cache', 'data.root', 'train.checkpoint_every', 'train.evaluate_every', 'train.fsdp',
@@ -37,7 +37,7 @@ def train(config: ConfigDict, folder: Path, *, allow: tuple[str, ...] = ()) -> N
     config = settle(config, frame)
     if resumed:
         check_config(files.load_config(folder), config, folder, allow)
-    create(config)  # what cannot be built is refused before it is saved
+    create(config), optimizer.create(config.optimizer, config.train.steps)  # refused before it is saved
     save_config(folder, config)
     members = [begin(member, path, frame) for path, member in split_by_seed(config, folder, frame).items()]
     finished = together.train(members) if config.train.seeds else loop.train(*members[0])
