@@ -137,6 +137,7 @@ def create(config: ConfigDict) -> Experiment:
     if config.data.format == 'nifti':
         settings = volumes.Settings(*settings, tuple(config.data.spacing), config.data.orientation)
         volumes.check(settings)
+    unet.check_size(config.model, settings.size)
     channels = len(regions) + (config.loss.activation == 'softmax')
     return Experiment(config, classes, regions, labels.region_bits(regions, classes), settings,
                       unet.build(config.model, channels))
