@@ -28,10 +28,10 @@ def tiny(**sections):
     return config
 
 
-def build(config, devices=1):
+def build(config, devices=1, length=100):
     module = unet.build(config.model, 1)
-    transform = optimizer.create(config.optimizer, 100)
-    step = steps.make_train_step(config, module, transform, (1,), optimizer.learning_rate(config.optimizer, 100))
+    transform = optimizer.create(config.optimizer, length)
+    step = steps.make_train_step(config, module, transform, (1,), optimizer.learning_rate(config.optimizer, length))
     mesh = sharding.create_mesh(jax.devices()[:devices])
     everywhere, split = sharding.replicated(mesh), sharding.split(mesh)
     state = states.create(unet.init(module, jax.random.key(0), (16, 16), 1), transform)
@@ -61,6 +61,38 @@ def test_the_loss_falls_and_the_average_follows_the_parameters():
     assert 0 < gap < 0.2
 
 
+def test_the_average_is_taken_of_the_parameters_after_the_update():
+    """By hand, with the decay (1 + t) / (10 + t) of the first updates: 1/10, then 2/11."""
+    step, state, mesh = build(tiny())
+    for share in (0.1, 2 / 11):
+        after, _ = step(state, sharding.put(disks(), mesh))
+        for old, new, average in zip(*map(jax.tree.leaves, (state.ema_params, after.params, after.ema_params)),
+                                     strict=True):
+            np.testing.assert_allclose(average, share * old + (1 - share) * new, rtol=1e-5, atol=1e-7)
+        state = after
+
+
+@pytest.mark.parametrize('fields', [{'name': 'sgd', 'arguments': (('momentum', 0.9),), 'learning_rate': 0.05}, {}],
+                         ids=['sgd', 'adamw'])
+def test_accumulated_batches_train_like_one_large_batch(fields):
+    """Same samples, warm-up, schedule, averages; three updates, with the warm-up's end among them."""
+    found = []
+    for accumulate in (1, 2):
+        size = 8 // accumulate
+        step, state, mesh = build(tiny(optimizer={**fields, 'accumulate': accumulate, 'warmup': 2 * accumulate}),
+                                  length=4 * accumulate)
+        for k in range(3 * accumulate):
+            whole = disks(start=8 * (k // accumulate))
+            batch = {name: array[k % accumulate * size:][:size] for name, array in whole.items()}
+            before, (state, metrics) = state, step(state, sharding.put(batch, mesh))
+            if accumulate == 2 and k % 2 == 0:  # nothing moves, the average neither
+                pair = (jax.tree.leaves((s.params, s.ema_params)) for s in (before, state))
+                assert all(np.array_equal(one, other) for one, other in zip(*pair, strict=True))
+        found.append((state.params, state.ema_params, metrics['learning_rate']))
+    for one, other in zip(*map(jax.tree.leaves, found), strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-3, atol=2e-5)
+
+
 def test_without_averaging_the_averaged_parameters_are_the_parameters():
     step, state, mesh = build(tiny(optimizer={'ema': 0.0}))
     state, _ = step(state, sharding.put(disks(), mesh))
@@ -81,7 +113,8 @@ def test_a_non_finite_batch_changes_nothing_but_the_step():
     assert metrics['finite'] == 0 and int(after.step) == 1
     for before, now in zip(*(jax.tree.leaves((s.params, s.ema_params, s.opt_state)) for s in (state, after))):
         assert np.array_equal(before, now)
-    assert step(after, sharding.put(broken, mesh))[1]['learning_rate'] == 0  # the warm-up waits for updates too
+    metrics = step(after, sharding.put(broken, mesh))[1]
+    assert float(metrics['learning_rate']) == pytest.approx(1e-3)  # a tenth: the warm-up waits for updates too
 
 
 def test_a_gradient_that_is_not_finite_is_caught_where_the_loss_is(monkeypatch):

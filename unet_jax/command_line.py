@@ -149,11 +149,9 @@ def explain(run, argument) -> object:
     try:
         return run(argument)
     except signals.Interrupted as told:
-        print(told)
-        sys.exit(0)
+        signals.leave(str(told), 0)
     except KeyboardInterrupt:
-        print('interrupted', file=sys.stderr)
-        sys.exit(130)
+        signals.leave('interrupted', 130, sys.stderr)
     except (InputError, flags.Error) as error:
         message = str(error)
         if 'Traceback' in message:  # of a config file that cannot be read: its last line says why

@@ -165,10 +165,10 @@ FIELDS = {
     'optimizer.learning_rate': Field(1e-3, positive, 'the highest learning rate'),
     'optimizer.schedule': Field('cosine', one_of(('cosine', 'polynomial', 'constant')),
         'the learning rate after the warm-up'),
-    'optimizer.warmup': Field(100, whole(0), 'length of the warm-up', 'steps'),
+    'optimizer.warmup': Field(100, whole(0), 'length of the warm-up; the first step has 1 / warmup of the rate', 'steps'),
     'optimizer.power': Field(0.9, positive, 'exponent of the polynomial decay'),
     'optimizer.clip': Field(1.0, number(0), 'the largest global norm of the gradient; 0 is off'),
-    'optimizer.accumulate': Field(1, whole(1), 'batches of one update'),
+    'optimizer.accumulate': Field(1, whole(1), 'batches of one update; divides train.steps; Dice over a batch stays that of each'),
     'optimizer.ema': Field(0.99, number(0, 1, below=True),
         'decay of the averaged parameters that are evaluated; 0 is off'),
 

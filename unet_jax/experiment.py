@@ -77,8 +77,10 @@ def create(config: ConfigDict) -> Experiment:
     else:
         settings = decode.Settings(**shared)
     channels = len(regions) + (config.loss.activation == 'softmax')
-    return Experiment(config, classes, regions, labels.region_bits(regions, classes), settings,
-                      networks.build(config.model, channels))
+    module = networks.build(config.model, channels)
+    if isinstance(module, unet.UNet):
+        unet.check_size(config.model, settings.size)
+    return Experiment(config, classes, regions, labels.region_bits(regions, classes), settings, module)
 
 
 def init_params(experiment: Experiment):

@@ -5,6 +5,7 @@
     logits = apply(module, params, image)  # (B, *S, C) float32 -> (B, *S, K) float32
 """
 import dataclasses
+import math
 from typing import Any
 
 import jax
@@ -129,6 +130,20 @@ def check(fields: dict[str, Any], out_channels: int) -> None:
         refuse('stem', 'give 1 (none), 2 or 4')
     if not 0 <= fields['deep_supervision'] <= max(levels - 2, 0):
         refuse('deep_supervision', f'{levels} levels have {max(levels - 2, 0)} coarser decoder levels')
+
+
+def check_size(config: ConfigDict, size: tuple[int, ...]) -> None:
+    """Raises InputError where the deepest level of the network of `config` (config.model) learns nothing from images
+    of `size`: of a single number its norm leaves 0, whatever the kernels are."""
+    levels, factor = len(config.features), config.stem * 2 ** (len(config.features) - 1)
+    deepest = [-(-s // factor) for s in size]  # a level above has 2^d times as many pixels
+    together = {'instance': 1, 'group': config.features[-1] // max(config.groups, 1)}.get(config.norm, 2)
+    if math.prod(deepest) * together == 1:
+        raise InputError(f'config.data.size = {tuple(size)}: the deepest of {levels} levels is {factor} times smaller, '
+                         f'{" × ".join(map(str, deepest))} pixel, of which {config.norm} norm leaves 0: it would learn '
+                         f'nothing. Set config.data.size above {factor} along some axis, fewer levels in '
+                         'config.model.features, encoder_blocks and decoder_blocks, a smaller config.model.stem, or '
+                         "config.model.norm='group' with fewer groups than channels")
 
 
 def init(module: UNet, key: jax.Array, spatial: tuple[int, ...], channels: int) -> Params:

@@ -89,7 +89,7 @@ def make_train_step(config: ConfigDict, module, optimizer: optax.GradientTransfo
     Metrics are scalars: loss, its terms, gradient_norm, learning_rate (that of the update, by the optimiser's own
     count) and `finite`, 1 where the loss and the gradient are; where they are not, only the step counts on.
     """
-    decay = config.optimizer.ema
+    decay, accumulate = config.optimizer.ema, config.optimizer.accumulate
 
     def train_step(state: State, batch: dict, seed: int | jax.Array = config.seed) -> tuple[State, Metrics]:
         image, label = prepare(batch, config, jax.random.fold_in(jax.random.key(0), seed))
@@ -103,12 +103,13 @@ def make_train_step(config: ConfigDict, module, optimizer: optax.GradientTransfo
         norm = optax.global_norm(gradient)
         change, opt_state = optimizer.update(gradient, state.opt_state, state.params)
         params = optax.apply_updates(state.params, change)
-        ema = optax.incremental_update(params, state.ema_params, 1 - ema_decay(decay, state.step)) if decay else params
+        done = updates(state.opt_state, state.step // accumulate)
+        moved = updates(opt_state, (state.step + 1) // accumulate) > done  # else the batch was only accumulated
+        share = jnp.where(moved, 1 - ema_decay(decay, done), 0.0)
+        ema = optax.incremental_update(params, state.ema_params, share) if decay else params
         finite = jnp.isfinite(loss) & jnp.isfinite(norm)
         kept = jax.tree.map(lambda new, old: jnp.where(finite, new, old), (params, ema, opt_state),
                             (state.params, state.ema_params, state.opt_state))
-        done = updates(state.opt_state)
-        done = state.step // config.optimizer.accumulate if done is None else done
         metrics = {'loss': loss, **{f'loss/{name}': term for name, term in terms.items()}, 'gradient_norm': norm,
                    'learning_rate': schedule(done),
                    'finite': finite.astype(jnp.float32)}
@@ -117,9 +118,9 @@ def make_train_step(config: ConfigDict, module, optimizer: optax.GradientTransfo
     return train_step
 
 
-def ema_decay(decay: float, step: jax.Array) -> jax.Array:
-    """`decay`, less in the first steps, to forget the initial weights: min(d, (1 + t) / (10 + t))."""
-    return jnp.minimum(decay, (1.0 + step) / (10.0 + step))
+def ema_decay(decay: float, done: jax.Array) -> jax.Array:
+    """`decay`, less after few updates, to forget the initial weights: min(d, (1 + t) / (10 + t)), t updates before."""
+    return jnp.minimum(decay, (1.0 + done) / (10.0 + done))
 
 
 def make_predict_step(config: ConfigDict, module, of: tuple[int, ...]) -> Callable[[dict, dict], jax.Array]:
