@@ -25,7 +25,7 @@ def send():
     os.kill(os.getpid(), getattr(signal, os.environ['KIND']))
 
 threading.Thread(target=send, daemon=True).start()
-app.run(lambda argv: main.explain(main.main, argv), flags_parser=lambda argv: main.explain(main.parse, argv))
+app.run(lambda argv: command_line.explain(main.main, argv), flags_parser=lambda argv: command_line.explain(main.parse, argv))
 '''
 
 
@@ -70,7 +70,7 @@ def test_a_second_ctrl_c_leaves_without_python_s_own_end(capfd, monkeypatch):
             wait_with_a_signal(signal.SIGINT, signal.SIGINT)
 
     with pytest.raises(SystemExit, match='left with 130'):
-        main.explain(train, None)
+        command_line.explain(train, None)
     assert 'SIGINT: saves and stops after this step; Ctrl-C ends at once' in capfd.readouterr().err
 
 

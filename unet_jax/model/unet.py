@@ -139,9 +139,9 @@ def check_size(config: ConfigDict, size: tuple[int, ...]) -> None:
     deepest = [-(-s // factor) for s in size]  # a level above has 2^d times as many pixels
     together = {'instance': 1, 'group': config.features[-1] // max(config.groups, 1)}.get(config.norm, 2)
     if math.prod(deepest) * together == 1:
-        raise InputError(f'config.data.size = {tuple(size)}: the deepest of {levels} levels is {factor} times smaller, '
-                         f'{" × ".join(map(str, deepest))} pixel, of which {config.norm} norm leaves 0: it would learn '
-                         f'nothing. Set config.data.size above {factor} along some axis, fewer levels in '
+        raise InputError(f'config.data.size = {tuple(size)}: the deepest of {levels} levels is {factor} times '
+                         f'smaller, {" × ".join(map(str, deepest))} pixel, of which {config.norm} norm leaves 0: it '
+                         f'would learn nothing. Set config.data.size above {factor} along some axis, fewer levels in '
                          'config.model.features, encoder_blocks and decoder_blocks, a smaller config.model.stem, or '
                          "config.model.norm='group' with fewer groups than channels")
 

@@ -62,7 +62,8 @@ def flip(array: jax.Array, mirrored: jax.Array) -> jax.Array:
 
 def centre(array: jax.Array, size: Sequence[int]) -> jax.Array:
     """(*spatial, …) -> (*size, …) from its middle."""
-    return array[tuple(slice((n - side) // 2, (n - side) // 2 + side) for n, side in zip(array.shape, size, strict=False))]
+    before = [(n - side) // 2 for n, side in zip(array.shape[:len(size)], size, strict=True)]
+    return array[tuple(slice(start, start + side) for start, side in zip(before, size, strict=True))]
 
 
 def random_coordinates(
