@@ -12,7 +12,8 @@ from unet_jax.training import processes, sharding
 NAMES = ('JAX_COORDINATOR_ADDRESS', 'JAX_NUM_PROCESSES', 'JAX_PROCESS_ID')
 AROUND = (*NAMES, 'SLURM_STEP_NUM_TASKS', 'SLURM_STEP_NODELIST', 'KUBERNETES_SERVICE_HOST', 'JOB_COMPLETION_INDEX',
           *(name for names in processes.LAUNCHERS.values() for name in names if name), *processes.JOBS,
-          'OMPI_MCA_orte_hnp_uri', 'JAX_COORDINATOR_PORT', 'JAX_LOCAL_DEVICE_IDS')
+          'OMPI_MCA_orte_hnp_uri', 'JAX_COORDINATOR_PORT', 'JAX_LOCAL_DEVICE_IDS',
+          'CUDA_VISIBLE_DEVICES')
 TASKS = {'SLURM_STEP_NUM_TASKS': '2', 'SLURM_STEP_NODELIST': 'a,b'}
 POD = {'KUBERNETES_SERVICE_HOST': '10.0.0.1', 'JOB_COMPLETION_INDEX': '0'}
 
@@ -82,9 +83,10 @@ APART = {'OMPI_COMM_WORLD_LOCAL_SIZE': '1', 'OMPI_COMM_WORLD_LOCAL_RANK': '0', '
 def test_what_mpirun_starts_on_one_host_joins_at_a_port_of_its_own(around, joined, environment):
     around(environment)
     processes.join(None)
-    around({'PMIX_NAMESPACE': 'prterun-host-18@1', 'PMI_JOBID': 'another'})
+    around({'PMIX_NAMESPACE': 'prterun-host-18@1', 'PMI_JOBID': 'another', 'CUDA_VISIBLE_DEVICES': '1'})
     processes.join(None)
-    (first, options), (second, _) = joined
+    (first, options), (second, given) = joined
+    assert 'local_device_ids' not in given  # the launcher gave it one device already
     assert first[1:] == (2, 1) and first[0].startswith('127.0.0.1:') and int(first[0][10:]) in processes.PORTS
     assert options == {'cluster_detection_method': 'deactivate', 'local_device_ids': [1]} and second[0] != first[0]
 

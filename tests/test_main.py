@@ -13,6 +13,9 @@ import pytest
 from faster_coco_eval import mask as coco_mask
 from PIL import Image
 
+from unet_jax import lock
+from unet_jax.errors import InputError
+
 ROOT = Path(__file__).resolve().parents[1]
 SMALL = ['--config.data.size=32,32', '--config.model.features=(8,16)', '--config.model.encoder_blocks=(1,1)',
          '--config.model.decoder_blocks=(1,)', '--config.train.steps=12', '--config.train.batch_size=8',
@@ -124,11 +127,14 @@ def test_sigterm_saves_and_says_how_to_go_on(tmp_path, trained):
         metrics, deadline = tmp_path / 'w/metrics.jsonl', time.time() + 120
         while not (metrics.exists() and metrics.read_text()) and time.time() < deadline:
             time.sleep(0.02)
+        with pytest.raises(InputError, match=f'in use by process {process.pid} .*main.py'), lock.held(tmp_path / 'w'):
+            pass  # another command may not write there
         process.send_signal(signal.SIGTERM)
         assert process.wait(timeout=120) == 0, log.read_text()
     steps = [int(p.name) for p in (tmp_path / 'w/checkpoints').iterdir()]
     if max(steps) < 12:  # else the last step was done before the signal came
         assert f'python main.py --mode=train --workdir={tmp_path}/w' in log.read_text() and not max(steps) % 2
+    assert not (tmp_path / 'w' / lock.FILE).exists()
     done = run('--mode=train', f'--workdir={tmp_path}/w', cache=cache)
     assert done.returncode == 0, done.stderr
     assert metrics.read_text() == (trained[0] / 'metrics.jsonl').read_text()

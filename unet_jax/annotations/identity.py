@@ -76,7 +76,7 @@ def contents(root: str | os.PathLike, paths: Iterable[str], *, whole: bool = Fal
             return ABSENT
 
     with ThreadPoolExecutor(THREADS) as pool:
-        found = bar(pool.map(one, paths), total=len(paths), desc='comparing', unit='file', delay=2)
+        found = bar(pool.map(one, paths), total=len(paths), desc='digests of the data', unit='file', delay=2)
         return dict(zip(paths, found, strict=True))
 
 

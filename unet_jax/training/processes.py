@@ -89,18 +89,26 @@ def how_to(launcher: str) -> str:
             'runs each by itself, which then needs a --workdir of its own')
 
 
+def own_device(here: Launched) -> dict[str, list[int]]:
+    """For `jax.distributed.initialize`: which of the host's devices is the process's, unless the environment says."""
+    visible = os.environ.get('CUDA_VISIBLE_DEVICES')
+    if here.local_rank is None or 'JAX_LOCAL_DEVICE_IDS' in os.environ or visible is not None and ',' not in visible:
+        return {}
+    return {'local_device_ids': [here.local_rank]}
+
+
 def join_launched(here: Launched) -> None:
     """Joins the processes that mpirun started: at JAX_COORDINATOR_ADDRESS, on one host at a port of it, else as jax
     finds out (Open MPI before 5). Raises InputError, with the command to use, where none of these is possible."""
-    address, local = os.environ.get('JAX_COORDINATOR_ADDRESS'), here.local_rank
+    address = os.environ.get('JAX_COORDINATOR_ADDRESS')
     if not address and here.local_size == here.size:
         # what the processes of one start share: the name of the job, or the process that started them
         job = next((os.environ[name] for name in JOBS if name in os.environ), str(os.getppid()))
         port = os.environ.get('JAX_COORDINATOR_PORT') or PORTS[zlib.crc32(job.encode()) % len(PORTS)]
         address = f'127.0.0.1:{port}'
     if address:
-        devices = {} if local is None or 'JAX_LOCAL_DEVICE_IDS' in os.environ else {'local_device_ids': [local]}
-        jax.distributed.initialize(address, here.size, here.rank, cluster_detection_method='deactivate', **devices)
+        jax.distributed.initialize(address, here.size, here.rank, cluster_detection_method='deactivate',
+                                   **own_device(here))
     elif 'OMPI_MCA_orte_hnp_uri' in os.environ:
         jax.distributed.initialize(cluster_detection_method='ompi')
     else:
