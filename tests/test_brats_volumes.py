@@ -90,16 +90,17 @@ def test_checkpoints_are_averaged_limits_tuned_and_recorded_and_modalities_left_
                '--config.evaluation.postprocess=True', '--config.evaluation.modality_subsets=True',
                '--config.evaluation.uncertainty=True', cache=cache)
     assert done.returncode == 0, done.stderr
-    summary = json.loads((workdir / 'evaluation/valid/summary.json').read_text())
-    limits = json.loads((workdir / 'postprocess.json').read_text())
+    home = workdir / 'ensembles/checkpoints_2+4'
+    summary = json.loads((home / 'evaluation/valid/summary.json').read_text())
+    limits = json.loads((home / 'postprocess.json').read_text())
     assert summary['checkpoint'] == limits['checkpoint'] == '2, 4'
     assert summary['postprocess'] == {key: limits[key] for key in ('component', 'enhancing')}
     assert f'component={limits["component"]}' in done.stdout
-    scores = pd.read_csv(workdir / 'evaluation/valid/cases.csv').set_index(['case', 'region']).dice
-    fewer = pd.read_csv(workdir / 'evaluation/valid/modalities.csv')
+    scores = pd.read_csv(home / 'evaluation/valid/cases.csv').set_index(['case', 'region']).dice
+    fewer = pd.read_csv(home / 'evaluation/valid/modalities.csv')
     assert fewer.modalities.nunique() == 15 and len(fewer) == 15 * len(scores)
     full = fewer[fewer.modalities == 'flair+t1+t1ce+t2'].set_index(['case', 'region']).dice
-    unsure = pd.read_csv(workdir / 'evaluation/valid/cases.csv').filter(like='uncertainty')
+    unsure = pd.read_csv(home / 'evaluation/valid/cases.csv').filter(like='uncertainty')
     assert unsure.shape == (len(scores), 4) and unsure.min(axis=None) >= 0 and unsure.max(axis=None) <= 1
     assert np.allclose(full[scores.index], scores) and 'flair+t1+t1ce+t2' in done.stdout
 

@@ -17,8 +17,10 @@ from unet_jax.experiment import create, init_params
 from unet_jax.formats import mask_file
 from unet_jax.inference import predict as inference
 from unet_jax.modes import kinds
+from unet_jax.modes.compare import compare
 from unet_jax.modes.evaluate import evaluate, open_whole
 from unet_jax.modes.predict import write
+from unet_jax.modes.train import warn_of_unscored
 from unet_jax.training import checkpoint, state
 
 NAMES = ['a.png', 'b.jpg', 'b.png', 'sub/c.png']
@@ -36,7 +38,7 @@ def run(tmp_path):
                            'path': case, 'group': case, 'case': case, 'category_id': 1, 'category': 'tumour',
                            'segmentation': [[2, 2, 9, 2, 9, 9, 2, 9]]} for name, case in zip(NAMES, CASES)])
 
-    def make(seed, **data):
+    def make(seed, *, frame=frame, **data):
         config, folder = tiny(seed), tmp_path / f'run {seed}'
         config.data.update({'root': str(root), 'names': ('tumour',), 'cache': str(tmp_path / 'cache'), **data})
         config.evaluation.update({'pictures': 1, 'batch_size': 8})  # the devices of this process
@@ -159,6 +161,33 @@ def test_what_cannot_be_read_stops_evaluation_or_is_counted_and_told(run, tmp_pa
     assert list(summary['skipped']) == CASES[:1] and 'cannot be read' in summary['skipped']['test/a.png']
     for told in (capsys.readouterr().out, (folder / 'report.html').read_text()):
         assert '1 more could not be read and count in no number' in told and 'test/a.png: ' in told
+
+
+def test_a_hidden_test_set_is_unscored_and_has_masks(run, capsys):
+    """Whatever was found: no Dice stands anywhere, neither 1 nor 0, and nothing can be compared with it."""
+    config, folder = run(0)
+    hidden = frames.load(folder / 'annotations.parquet').assign(category_id=None, category=None, segmentation=None)
+    config, folder = run(1, frame=frames.build(hidden.to_dict('records')))
+    evaluate(config, folder, subset='test', which='latest')
+    scores, summary = read_scores(folder)
+    assert summary['unscored'] and summary['regions'] == {'tumour': {}} and summary['cases'] == 4
+    assert list(scores) == ['case', 'group', 'region', 'volume_prediction']
+    assert len(list((folder / 'predictions/test').rglob('*.png'))) == 4
+    printed = capsys.readouterr().out
+    assert 'tumour  dice    unscored' in printed and '1.0000' not in printed
+    assert 'unscored' in (folder / 'report.html').read_text()
+    with pytest.raises(InputError, match='no case has an annotation, so there are no scores to compare'):
+        compare(folder, str(folder), subset='test')
+
+
+def test_before_training_a_subset_without_annotations_is_named(run, caplog):
+    config, folder = run(0)
+    frame = frames.load(folder / 'annotations.parquet')
+    warn_of_unscored(config, frame)
+    assert 'no case of' not in caplog.text
+    config.data.categories = (7,)
+    warn_of_unscored(config, frame)
+    assert 'no case of the subset test (4) has an annotation of tumour' in caplog.text
 
 
 def test_a_volume_with_a_damaged_slice_is_left_out_whole():

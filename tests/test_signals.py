@@ -25,7 +25,7 @@ def send():
     os.kill(os.getpid(), getattr(signal, os.environ['KIND']))
 
 threading.Thread(target=send, daemon=True).start()
-app.run(lambda argv: command_line.explain(main.main, argv), flags_parser=lambda argv: command_line.explain(main.parse, argv))
+command_line.run()
 '''
 
 

@@ -56,6 +56,7 @@ def evaluate(config: ConfigDict, folder: Path, *, subset: str, which: str, ensem
         samples, skipped = open_whole(data, experiment, rows, of=len(found))
         if config.evaluation.postprocess:
             valid = found[found.subset == config.train.validate].reset_index(drop=True)
+            home.mkdir(parents=True, exist_ok=True)
             predictor = predictor._replace(limits=volumes.limits(predictor, home, used, valid))
     masks = home / 'predictions' / subset
     mine = data.part(samples, cases.share(samples.rows, jax.process_index(), jax.process_count()))
