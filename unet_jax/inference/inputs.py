@@ -3,7 +3,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from unet_jax.annotations import nifti, nifti_file
+from unet_jax.annotations import image_file, nifti, nifti_file
 from unet_jax.errors import InputError
 from unet_jax.inference.export import mask_names
 from unet_jax.pipeline import decode, volumes
@@ -26,6 +26,7 @@ def find(source: str | None, channels: int) -> tuple[Path, pd.DataFrame]:
         raise InputError(f'--input={source}: no image or HDF5 file; known endings: {", ".join(IMAGES)}, .h5, .hdf5')
     root = source if source.is_dir() else source.parent
     found = pd.DataFrame([row(root, path, channels) for path in paths])
+    image_file.warn_of_turned(root, found.path)
     return root, found.assign(png=mask_names(found.path))
 
 
