@@ -114,7 +114,7 @@ def test_limits_that_were_never_tuned_are_asked_for(trained, tmp_path):
 
 @pytest.mark.parametrize('overrides, message', [
     (['--config.data.size=16,16'], 'three sides'),
-    (['--config.data.schema=2020'], 'no case of a known release (2020)'),
+    (['--config.data.schema=2020'], 'label values [3]; release 2020 has'),
     (['--config.data.schema=2022'], "schema '2022' is unknown; choose one of 2018"),
     (['--config.data.split=1,0,0'], "no image in the subset 'valid'")])
 def test_mistakes_get_a_message(trained, tmp_path, overrides, message):

@@ -13,6 +13,7 @@ from unet_jax.annotations.labels import region_masks
 from unet_jax.annotations.segmentation import parse, rasterise
 from unet_jax.errors import InputError
 from unet_jax.experiment import create, read_frame, settle
+from unet_jax.inference import inputs
 from unet_jax.pipeline import decode
 
 SQUARE = [[2, 1, 6, 1, 6, 4, 2, 4]]
@@ -453,11 +454,19 @@ def test_an_orientation_that_sizes_do_not_tell_is_reported_with_what_to_do(tmp_p
         'labels.json: quarter.jpg has EXIF orientation 6 (turned by 90 degrees), annotated as stored',
         'labels.json: square.png has EXIF orientation 8 (turned by 90 degrees), that the size does not tell',
         'labels.json: squarish.webp has EXIF orientation 2 (mirrored), that the size does not tell']
-    assert '3 images have an EXIF orientation that the size does not tell, first half.jpg' in caplog.text
+    assert '3 images have an EXIF orientation that the size does not tell. Masks are laid over' in caplog.text
     assert 'auto-orient' in caplog.text
     single(tmp_path, images=[image(1, 'quarter.jpg', 6, 8)], on_disk=[('other.png', 1, 1)])
     with pytest.raises(InputError, match='its entry says 6 × 8, and EXIF orientation 6 turns it: .*auto-orient'):
         coco.read(tmp_path)
+
+
+def test_an_orientation_is_said_before_predicting_too(tmp_path, caplog):
+    for name, orientation in (('a.jpg', 1), ('b.jpg', 6)):
+        turned(tmp_path / name, orientation)
+    with caplog.at_level(logging.WARNING, 'unet_jax'):
+        inputs.find(str(tmp_path), 1)
+    assert '1 images have an EXIF orientation, first b.jpg. They are segmented' in caplog.text
 
 
 def test_all_endings_of_the_formats_that_are_read_are_known():

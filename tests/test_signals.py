@@ -11,11 +11,10 @@ import pytest
 
 from unet_jax import command_line, signals
 
-# main.py with a thread that sends a signal as soon as the main thread is in XLA's compiler; says when
+# the program with a thread that sends a signal as soon as the main thread is in XLA's compiler; says when
 IN_THE_COMPILER = '''
 import os, signal, sys, threading, time
-from absl import app
-import main
+from unet_jax import command_line
 
 def send():
     while sys._current_frames()[threading.main_thread().ident].f_code.co_name != 'backend_compile_and_load':

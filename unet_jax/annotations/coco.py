@@ -121,10 +121,9 @@ def _images(source: Source, entries: list[dict], root: pathlib.Path, reader: Lef
             'image_id': entry['id'], 'path': relative, 'iscrowd': None,
             'group': splits.source_stem(name) if splits.COPY.search(name) else relative}
     _leave_out(reader, source, 'unreadable', problems, 'images unlike their entry', always=source.subset == 'test')
-    doubtful = [what for what in turned if UNTOLD in what]
-    if doubtful:
-        log.warning('%s: %d images have an EXIF orientation %s, first %s. Masks are laid over the pixels as stored; '
-                    '%s', source.name, len(doubtful), UNTOLD, '; '.join(doubtful[:3]), image_file.UPRIGHT)
+    if doubtful := sum(UNTOLD in what for what in turned):
+        log.warning('%s: %d images have an EXIF orientation %s. Masks are laid over the pixels as stored; %s',
+                    source.name, doubtful, UNTOLD, image_file.UPRIGHT)
     reader.items['orientation'] += [f'{source.name}: {what}' for what in turned]
     return images
 

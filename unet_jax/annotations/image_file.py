@@ -1,6 +1,8 @@
 """An image file: the formats and endings that are read, its size, which way up it is stored, its pixels."""
+import logging
 import struct
 import warnings
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +20,8 @@ SHOWN = {2: 'mirrored', 3: 'turned by 180 degrees', 4: 'upside down and mirrored
          6: 'turned by 90 degrees', 7: 'turned by 90 degrees, mirrored', 8: 'turned by 90 degrees'}
 UPRIGHT = ('if they were annotated as a viewer shows them, store them upright (mogrify -auto-orient FILES, or '
            'exiftran -ai FILES) and export the annotations again')
+
+log = logging.getLogger('unet_jax')
 
 
 def look(path: Path) -> tuple[int, int, int]:
@@ -40,6 +44,20 @@ def look(path: Path) -> tuple[int, int, int]:
 def hidden_turn(width: int, height: int, turned: int) -> bool:
     """Whether an orientation changes where things are, but not the size, which then tells nobody."""
     return turned in (2, 3, 4) or turned in SHOWN and width == height
+
+
+def warn_of_turned(root: Path, paths: Iterable[str]) -> None:
+    """A warning that names the images among `paths` that are shown otherwise than they are stored."""
+    turned = []
+    for path in paths:
+        try:
+            turned += [path] if look(root / path)[2] != 1 else []
+        except InputError:
+            continue  # another format, or reported where it is read
+    if turned:
+        log.warning('%s: %d images have an EXIF orientation, first %s. They are segmented, and their masks written, '
+                    'as their pixels are stored, not as viewers show them; mogrify -auto-orient FILES turns them',
+                    root, len(turned), ', '.join(turned[:3]))
 
 
 def _orientation(image: Image.Image) -> int:

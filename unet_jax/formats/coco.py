@@ -1,4 +1,5 @@
 """Image files with annotations in COCO JSON."""
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +34,12 @@ def read(root: str | Path, row, channels: int) -> Content:
     return Content(image_file.read(frames.locate(root, row.path), channels))
 
 
+def find(sources: Sequence[str], data: ConfigDict) -> tuple[pd.DataFrame, list[str]]:
+    rows, problems = inputs.find_images(sources, image_file.ENDINGS, 'an image')
+    image_file.warn_of_turned(Path(rows.root.iloc[0]), rows.path)
+    return rows, problems
+
+
 def files(row) -> list[str]:
     return [row.path]
 
@@ -44,7 +51,7 @@ FORMAT = Format(
     read=read,
     read_label=lambda root, row, classes: None,  # the frame holds the polygons
     files=files,
-    find=lambda sources, data: inputs.find_images(sources, image_file.ENDINGS, 'an image'),
+    find=find,
     masks=lambda rows: mask_file.names(rows.path),
     write=mask_file.write_png,
     dtype=np.uint8,
