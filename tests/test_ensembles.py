@@ -18,7 +18,7 @@ from unet_jax.errors import InputError
 from unet_jax.experiment import create, init_params
 from unet_jax.inference import members
 from unet_jax.modes.compare import compare
-from unet_jax.modes.evaluate import evaluate
+from unet_jax.modes.evaluate import check_tuning, evaluate
 from unet_jax.training import checkpoint, state
 
 TEST, FOLDS = ['t0', 't1'], (['a', 'b'], ['c', 'd'])
@@ -160,6 +160,9 @@ def test_post_processing_is_not_tuned_on_what_a_member_was_trained_on(tmp_path):
     config.evaluation.postprocess = True
     with pytest.raises(InputError, match='fold_1 was trained on 2 of the 2 cases that config.evaluation.postprocess '):
         evaluate(config, first, subset='test', which='best', ensemble=[str(second)])
+    with pytest.raises(InputError, match='tuned on the subset valid, none of whose 2 cases has an annotation'):
+        hidden = pd.DataFrame(rows('valid', FOLDS[0])).assign(category_id=None)
+        check_tuning(members.choose([first], 'best'), hidden, config)
     shutil.copytree(first, tmp_path / 'seed_1')  # the same split: tuned on what chose both, and neither has learnt
     chosen = members.choose([first, tmp_path / 'seed_1'], 'best')
     members.check_unseen(chosen, pd.DataFrame(rows('valid', FOLDS[0])), 'are tuned on', training=True)

@@ -157,7 +157,9 @@ def test_volumes_are_validated_by_the_masks_that_are_scored_every_voxel_once(exp
     predictor = Predictor(found, (1.0,), jax.jit(answer), sharding.create_mesh(jax.devices()[:1]))
     expected = []
     for k, volume in enumerate(volumes):
-        bits = labels.paint(sliding_window.segment(predictor, volume), found.regions, found.classes)
+        masks = sliding_window.segment(predictor, volume)  # what limits are tuned on
+        bits = labels.paint(masks, found.regions, found.classes)
+        assert np.array_equal(masks, labels.region_masks(bits, found.of))
         expected.append(cases.Case(str(k), str(k), (1.0,) * 3, bits, volume.label))
     assert validated(found, tiles) == pytest.approx(scored(found, expected), abs=1e-9)
     assert validated(found, tiles, devices=4) == validated(found, tiles)

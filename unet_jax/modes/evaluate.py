@@ -42,8 +42,7 @@ def evaluate(config: ConfigDict, folder: Path, *, subset: str, which: str, ensem
     if len(members.runs(chosen)) > 1:
         members.check_unseen(chosen, scored, f'--subset={subset} scores')
     if config.evaluation.postprocess:
-        members.check_unseen(chosen, frame[frame.subset == config.train.validate],
-                             f'config.evaluation.postprocess is tuned on ({config.train.validate})', training=True)
+        check_tuning(chosen, frame[frame.subset == config.train.validate], config)
     predictor = inference.restore_members(config, chosen)
     experiment = predictor.experiment
     data = kinds.of(experiment)
@@ -69,6 +68,17 @@ def evaluate(config: ConfigDict, folder: Path, *, subset: str, which: str, ensem
                 **({'skipped': skipped} if skipped else {})}
         write(predictor, samples, chosen, pd.DataFrame(lines), pd.DataFrame(fewer), told, which=which)
     processes.wait_for_all('report')  # jax ends the first process where the others leave it alone for 5 minutes
+
+
+def check_tuning(chosen: Sequence[members.Member], rows: pd.DataFrame, config: ConfigDict) -> None:
+    """Raises InputError where post-processing cannot be tuned on `rows`: a member was trained on some, or none has an
+    annotation, so that removing everything would score best."""
+    subset = config.train.validate
+    members.check_unseen(chosen, rows, f'config.evaluation.postprocess is tuned on ({subset})', training=True)
+    if len(rows) and rows.category_id.isna().all():
+        raise InputError(f'config.evaluation.postprocess is tuned on the subset {subset}, none of whose '
+                         f'{rows.case.nunique()} cases has an annotation; leave it out, or name another '
+                         'config.train.validate')
 
 
 def about(chosen: Sequence[members.Member], config: ConfigDict, subset: str) -> dict:
@@ -102,7 +112,7 @@ def write(predictor: inference.Predictor, samples: cache.Samples | volume_files.
     examples = [] if summary.get('unscored') else chosen_examples(predictor, samples, scores, masks)
     report = html.write(home, subset, examples, run=chosen[0].folder, again=command(chosen, subset, which))
     print(table.text(summary))
-    if len(fewer):
+    if len(fewer) and not summary.get('unscored'):
         write_text(target / 'modalities.csv', fewer.to_csv(index=False))
         print(modalities.text(fewer, convention=settings.convention, seed=seed))
     if settings.postprocess:
