@@ -54,7 +54,7 @@ def warn_of_turned(root: Path, paths: Iterable[str]) -> None:
             continue  # another format, or reported where it is read
     if turned:
         log.warning('%s: %d images have an EXIF orientation, first %s. They are segmented, and their masks written, '
-                    'as their pixels are stored, not as viewers show them; mogrify -auto-orient FILES turns the pixels',
+                    'as their pixels are stored, not as viewers show them; mogrify -auto-orient FILES turns them',
                     root, len(turned), ', '.join(turned[:3]))
 
 
