@@ -57,7 +57,7 @@ def read_frame(root: str | Path, *, schema: str = 'auto', split: tuple[float, fl
     if not cases:
         raise InputError(f'{root}: no case can be read. {"; ".join(sum(reader.items.values(), [])[:3])}')
     headers, counts = ({case.name: of[case.name] for case in cases} for of in (headers, counts))
-    found = SCHEMAS[schema] if schema != 'auto' else nifti_search.decide(root, candidates, counts, headers)
+    found = SCHEMAS[schema] if schema != 'auto' else nifti_search.decide(root, candidates, counts)
     values = set(np.flatnonzero(sum(counts.values())).tolist()) - {0}
     for case in cases:
         nifti_search.check_values(case, counts[case.name], found, values)

@@ -16,7 +16,7 @@ import numpy as np
 from unet_jax.annotations import frame as annotation_frame
 from unet_jax.annotations import schemas
 from unet_jax.annotations.left_out import LeftOut
-from unet_jax.annotations.nifti_file import Header, describe
+from unet_jax.annotations.nifti_file import describe
 from unet_jax.annotations.schemas import MODALITIES, SCHEMAS, Schema
 from unet_jax.errors import InputError
 
@@ -30,7 +30,6 @@ DEPTH = 4  # folders below the root that are searched
 PATIENT = r'(BraTS-\w+-\d{5})-\d{3}'  # and a time point: of MEN, MET and SSA too
 NIFTI = re.compile(r'(?!\._)(.+?)(\.nii(?:\.gz)?)', re.IGNORECASE)  # ._NAME is a Mac's note about a file
 NNUNET = re.compile(r'.+_\d{4}')
-POST_TREATMENT = (182, 218, 182)  # shape of the 2024 adult cases only
 log = logging.getLogger('unet_jax')
 
 
@@ -159,8 +158,7 @@ def _listing(files: list[Path], folder: Path | None = None, most: int = 8) -> st
     return '\n'.join([*map(describe, files[:most]), *([f'  and {len(files) - most} more'] if files[most:] else [])])
 
 
-def decide(root: Path, candidates: tuple[str, ...], counts: dict[str, np.ndarray], headers: dict[str, Header]
-           ) -> Schema:
+def decide(root: Path, candidates: tuple[str, ...], counts: dict[str, np.ndarray]) -> Schema:
     """The release, of those that the names allow, that the label values of all cases allow too.
 
     counts: {case: (256,) voxels of each label value}. Raises InputError where that is not one.
@@ -172,9 +170,8 @@ def decide(root: Path, candidates: tuple[str, ...], counts: dict[str, np.ndarray
         candidates = ('2023', '2024-PED')  # 2023 gave cases of the same names labels 1, 2, 3 of other meaning
     elif len(candidates) == 1:
         return SCHEMAS[candidates[0]]
-    elif set(candidates) == {'2023', '2024-GLI'}:  # 1, 2 and 3 mean the same in both
-        later = 4 in values or any(header.shape == POST_TREATMENT for header in headers.values())
-        return SCHEMAS['2024-GLI' if later else '2023']
+    elif set(candidates) == {'2023', '2024-GLI'}:  # 1, 2 and 3 mean the same in both (the shapes are alike since 2025)
+        return SCHEMAS['2024-GLI' if 4 in values else '2023']
     elif values == {1, 2, 4} and '2021' in candidates:  # the same meaning from 2018 on
         return SCHEMAS['2021']
     raise InputError(f'{root}: the names of the files and the label values {sorted(values)} do not tell the release, '
