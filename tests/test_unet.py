@@ -298,5 +298,5 @@ def test_the_size_of_the_deepest_level_counts_the_stem_and_all_axes():
     unet.check_size(config(stem=2), (8, 9))
     unet.check_size(config(norm='none'), (1, 1))
     for size, fields in (((8, 8), {'stem': 2}), ((3, 4, 2), {})):
-        with pytest.raises(InputError, match='learn nothing'):
+        with pytest.raises(InputError, match='it learns nothing'):
             unet.check_size(config(**fields), size)

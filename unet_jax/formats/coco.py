@@ -7,9 +7,10 @@ import numpy as np
 import pandas as pd
 from ml_collections import ConfigDict
 
-from unet_jax.annotations import coco, image_file, inputs, mask_file
+from unet_jax.annotations import coco, image_file
 from unet_jax.annotations import frame as frames
 from unet_jax.errors import InputError
+from unet_jax.formats import inputs, mask_file
 from unet_jax.formats.seam import Content, Format
 
 

@@ -15,6 +15,7 @@ from unet_jax.experiment import Experiment, init_params, settle
 from unet_jax.experiment import create as create_experiment
 from unet_jax.inference import members
 from unet_jax.inference.postprocess import Limits
+from unet_jax.model import unet
 from unet_jax.pipeline import decode, stream
 from unet_jax.pipeline.cache import Samples
 from unet_jax.training import checkpoint, sharding
@@ -35,7 +36,8 @@ def create(experiment: Experiment, *params: Any) -> Predictor:
     """A predictor over all devices of this process; with several, each segments its own cases."""
     mesh = sharding.create_mesh(jax.local_devices())
     sharding.check_batch_size(experiment.config.evaluation.batch_size, mesh, 'config.evaluation.batch_size')
-    step = make_predict_step(experiment.config, experiment.module, experiment.of)
+    module = unet.for_devices(experiment.module, mesh.devices.flat)
+    step = make_predict_step(experiment.config, module, experiment.of)
     everywhere, split = sharding.replicated(mesh), sharding.split(mesh)
     return Predictor(experiment, tuple(jax.device_put(p, everywhere) for p in params),
                      jax.jit(step, in_shardings=(everywhere, split), out_shardings=split), mesh)

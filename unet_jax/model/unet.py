@@ -6,6 +6,7 @@
 """
 import dataclasses
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -16,6 +17,7 @@ from jax.nn import initializers
 from ml_collections import ConfigDict
 
 from unet_jax.errors import InputError
+from unet_jax.model.convolution import XLA, Form, form
 from unet_jax.model.layers import AttentionGate, Plain, Residual, UpSample, depth_to_space, pool, space_to_depth
 
 ACTIVATIONS = ('celu', 'elu', 'gelu', 'hard_swish', 'leaky_relu', 'mish', 'relu', 'relu6', 'selu', 'silu', 'softplus',
@@ -27,7 +29,8 @@ Params = Any  # a tree of float32 arrays
 
 
 class UNet(nn.Module):
-    """Level l has features[l] channels and the input's size over stem · 2^l. The fields are those of config.model."""
+    """Level l has features[l] channels and the input's size over stem · 2^l. The fields are those of config.model, and
+    the form of its operations, which changes no result."""
     out_channels: int
     features: tuple[int, ...]
     encoder_blocks: tuple[int, ...]
@@ -42,6 +45,7 @@ class UNet(nn.Module):
     deep_supervision: int
     dtype: str
     remat: bool
+    form: Form = XLA
 
     @nn.compact
     def __call__(self, image: jax.Array, deep: bool) -> list[jax.Array]:
@@ -66,7 +70,7 @@ class UNet(nn.Module):
             skip = skips[level]
             if self.attention_gates:
                 skip = AttentionGate(dtype, name=f'gate_{level}')(skip, x)
-            x = UpSample(self.features[level], dtype, name=f'up_{level}')(x)
+            x = UpSample(self.features[level], dtype, self.form, name=f'up_{level}')(x)
             x = self.blocks(jnp.concatenate([skip, x], -1), f'decoder_{level}', level, self.decoder_blocks[level])
             if level == 0 or (deep and level <= self.deep_supervision):
                 logits.append(self.head(x, level, spatial))
@@ -78,7 +82,7 @@ class UNet(nn.Module):
         block = nn.remat(block) if self.remat else block
         for k in range(count):
             x = block(self.features[level], self.norm, self.groups, self.activation, jnp.dtype(self.dtype),
-                      stride if k == 0 else 1, name=f'{name}_block_{k}')(x)
+                      self.form, stride if k == 0 else 1, name=f'{name}_block_{k}')(x)
         return x
 
     def head(self, x: jax.Array, level: int, spatial: tuple[int, ...]) -> jax.Array:
@@ -111,6 +115,11 @@ def build(config: ConfigDict, out_channels: int) -> UNet:
     return UNet(out_channels=out_channels, **fields)
 
 
+def for_devices(module: UNet, devices: Sequence[jax.Device]) -> UNet:
+    """`module` in the form that is fast on `devices`: the same parameters, and up to rounding the same function."""
+    return module.clone(form=form(devices))
+
+
 def check(fields: dict[str, Any], out_channels: int) -> None:
     def refuse(key: str, advice: str):
         raise InputError(f'config.model.{key} = {fields[key]!r}: {advice}')
@@ -141,7 +150,7 @@ def check_size(config: ConfigDict, size: tuple[int, ...]) -> None:
     if math.prod(deepest) * together == 1:
         raise InputError(f'config.data.size = {tuple(size)}: the deepest of {levels} levels is {factor} times '
                          f'smaller, {" × ".join(map(str, deepest))} pixel, of which {config.norm} norm leaves 0: it '
-                         f'would learn nothing. Set config.data.size above {factor} along some axis, fewer levels in '
+                         f'learns nothing. Set config.data.size above {factor} along some axis, fewer levels in '
                          'config.model.features, encoder_blocks and decoder_blocks, a smaller config.model.stem, or '
                          "config.model.norm='group' with fewer groups than channels")
 

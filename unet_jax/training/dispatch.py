@@ -29,14 +29,14 @@ def compiled(step: Callable, config: ConfigDict, mesh: Mesh, placed, data: dict[
     more than ten times as long.
     """
     several = config.steps_per_dispatch > 1
-    if several and one_by_one():
+    if several and one_by_one(mesh):
         single = program(step, mesh, placed, data, several=False, spacing=spacing)
         return lambda state, batch: in_turn(single, state, batch)
     return program(step, mesh, placed, data, several=several, spacing=spacing)
 
 
-def one_by_one() -> bool:
-    return jax.default_backend() == 'cpu'
+def one_by_one(mesh: Mesh) -> bool:
+    return mesh.devices.flat[0].platform == 'cpu'
 
 
 def program(step: Callable, mesh: Mesh, placed, data: dict[str, jax.Array] | None, *, several: bool,

@@ -16,6 +16,7 @@ from unet_jax import signals
 from unet_jax.annotations import labels
 from unet_jax.errors import InputError
 from unet_jax.experiment import Experiment, init_params
+from unet_jax.model import unet
 from unet_jax.pipeline import stream
 from unet_jax.pipeline.cache import Samples
 from unet_jax.progress import bar
@@ -45,11 +46,12 @@ def create_programs(experiment: Experiment, *, devices: list | None = None, samp
     """
     config = experiment.config
     mesh = create_mesh(config, devices)
+    module = unet.for_devices(experiment.module, mesh.devices.flat)
     transform = optimizer.create(config.optimizer, config.train.steps)
     schedule = optimizer.learning_rate(config.optimizer, config.train.steps)
-    step = steps.make_train_step(config, experiment.module, transform, experiment.of, schedule,
+    step = steps.make_train_step(config, module, transform, experiment.of, schedule,
                                  lambda x: jax.lax.with_sharding_constraint(x, sharding.of_batch(mesh)['image']))
-    predict = steps.make_predict_step(config, experiment.module, experiment.of)
+    predict = steps.make_predict_step(config, module, experiment.of)
 
     def create() -> states.State:
         return states.create(init_params(experiment), transform)
