@@ -10,7 +10,7 @@ from faster_coco_eval import mask as coco_mask
 from PIL import Image
 
 from unet_jax.annotations import frame as frames
-from unet_jax.annotations.coco import IMAGE_FORMATS, MAX_PIXELS
+from unet_jax.annotations.image_file import IMAGE_FORMATS, MAX_PIXELS
 from unet_jax.errors import InputError
 
 MOST = 32  # values of all masks together that can be classes; more are soft edges

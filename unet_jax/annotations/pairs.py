@@ -15,12 +15,12 @@ import pandas as pd
 
 from unet_jax.annotations import frame as frames
 from unet_jax.annotations import mask_values
+from unet_jax.annotations.image_file import ENDINGS
 from unet_jax.annotations.left_out import LeftOut, left_out
 from unet_jax.annotations.split import source_stem, subsets
 from unet_jax.errors import InputError
 from unet_jax.progress import bar
 
-ENDINGS = ('.png', '.jpg', '.jpeg', '.jfif', '.tif', '.tiff', '.bmp', '.webp', '.gif', '.jp2')
 DEPTH = 6  # folders below the root that are searched
 MASK = (r'(?:binary|ground|segmentation|seg)?[_\- ]?'
         r'(?:masks?|labels?(?:tr|ts)?|annotations?|annots?|segmentations?|segs?|gts?|truths?|targets?)')
@@ -180,6 +180,7 @@ def read_frame(root: str | Path, *, split=(0.7, 0.15, 0.15), seed: int = 0, fold
         rows += [row | {'category_id': c, 'category': classes.names[c], 'segmentation': rle}
                  for c, rle in mask_values.segmentations(content, classes)] or [row]
     frame = frames.build(rows)
+    frame.attrs['annotation_files'] = sorted(name for pair in pairs for name in pair.masks)
     reader.note(frame, str(root))
     return frame
 

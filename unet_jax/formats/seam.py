@@ -12,6 +12,7 @@ class Content(NamedTuple):
     image: np.ndarray  # (H, W, C) uint8 or float32; of a volume (X, Y, Z, C) float32, 0 outside the brain
     label: np.ndarray | None = None  # (H, W, K) mask channels, (X, Y, Z) label numbers; None: not in a file
     affine: np.ndarray | None = None  # (4, 4), of a volume
+    brain: np.ndarray | None = None  # (X, Y, Z) bool, of a volume
 
 
 class Format(NamedTuple):
@@ -33,4 +34,6 @@ class Format(NamedTuple):
     dtype: type  # of images on their way to the device: np.uint8 or np.float16
     volumetric: bool = False  # a sample is a volume of which patches are cut, not an image or slice
     stacked: bool = False  # the slices of a case are scored as one volume
-    made: bool = False  # the project makes the data itself, in the work directory where no root is named
+    channels: tuple[int, ...] = ()  # of images, which config.data.channels chooses; () leaves them to the data
+    make: Callable[[ConfigDict], None] | None = None  # (config.data) writes data that the project makes itself, where
+    # they are not there yet; they lie in the work directory where no root is named
