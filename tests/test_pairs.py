@@ -8,7 +8,7 @@ from PIL import Image
 
 from configs import default
 from unet_jax import experiment
-from unet_jax.annotations import coco, mask_values, pairs
+from unet_jax.annotations import audit, coco, mask_values, pairs
 from unet_jax.annotations import frame as frames
 from unet_jax.annotations.segmentation import rasterise
 from unet_jax.errors import InputError
@@ -156,6 +156,7 @@ def test_a_pattern_decides_who_is_a_patient():
 def test_real_patients_are_whole_and_in_order(shared_data):
     frame = pairs.read_frame(shared_data / 'lgg-pairs')
     images = frame.drop_duplicates('path')
+    assert audit.audit(frame, shared_data / 'lgg-pairs')['unlisted']['count'] == 0
     assert len(images) == 609 and images.case.nunique() == 16 and len(frame[frame.category_id.notna()]) == 169
     assert (images.groupby('case').subset.nunique() == 1).all()
     assert all(sorted(part) == list(range(1, len(part) + 1)) for _, part in images.groupby('case').slice)
