@@ -14,7 +14,8 @@ def get_config() -> ConfigDict:
     data.root = ''  # the folder of the data set; of COCO sets also one JSON file
     data.size = (128, 128)  # images are scaled to fit, and padded, to this (height, width); of volumes: the patch
     data.channels = 1  # of image files: 1 grey, 3 RGB; HDF5 slices always have their four modalities
-    data.standardise = True  # each image to mean 0, standard deviation 1 (HDF5 slices are, inside the brain, anyway)
+    # each image to mean 0, standard deviation 1, black margins left out (HDF5 slices are, inside the brain, anyway)
+    data.standardise = True
     data.categories = ()  # foreground category ids; () is every category that has annotations
     data.names = ()  # of the categories; taken from the data
     data.regions = ()  # ((name, (category ids), id to paint), ...); () makes each category a region of its own
@@ -54,15 +55,18 @@ def get_config() -> ConfigDict:
 
     augment = config.augment = ConfigDict()
     augment.flip = (False, True)  # axes that may be mirrored, each with probability 1/2: (up-down, left-right)
+    # The image is standardised before, so all of this is what the network sees. What comes from beyond the border is
+    # outside the brain (0), or black in pictures; of volumes it comes from what lies around the patch.
     augment.spatial_probability = 0.8  # of rotating, scaling, shifting and bending, all in one resampling
-    augment.rotation = 15.0  # degrees, drawn from [-rotation, rotation] (3-D: about every axis)
+    augment.rotation = 15.0  # degrees, drawn from [-rotation, rotation] (3-D: about every axis, in mm)
     augment.scale = (0.8, 1.25)  # zoom factor, drawn log-uniformly
     augment.shift = 0.05  # share of the side, each way
-    augment.elastic = 0.0  # standard deviation of the displacement in pixels
+    augment.elastic = 0.0  # standard deviation of the displacement in pixels; cut off at three of them
     augment.elastic_grid = 8  # control points along each side
-    augment.brightness = 0.15  # multiplied by 1 + U(-b, b), with probability intensity_probability
-    augment.contrast = 0.25  # about the mean, factor 1 + U(-c, c)
-    augment.gamma = 0.3  # exponent drawn from [1 / (1 + g), 1 + g] log-uniformly, on the image scaled to 0..1
+    # Grey values change inside the brain alone, each channel by its own mean, deviation and range there.
+    augment.brightness = 0.15  # differences from black (pictures) or from 0, the brain's mean, times 1 + U(-b, b)
+    augment.contrast = 0.25  # differences from the mean times 1 + U(-c, c), kept within the range of the image
+    augment.gamma = 0.3  # range to the power drawn log-uniformly from [1 / (1 + g), 1 + g], mean and deviation kept
     augment.noise = 0.05  # standard deviation drawn from [0, noise], in units of the image's own
     augment.blur = 1.0  # sigma drawn from [0.5, 0.5 + blur] pixels
     augment.low_resolution = 2.0  # down- and up-sampled by a factor drawn from [1, low_resolution]

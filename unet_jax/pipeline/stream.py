@@ -32,15 +32,16 @@ def dataset(samples: Samples, *, seed: int, batch_size: int, process: int = 0, p
     """The endless stream of training batches: element `step` is this process's share of that step's batch.
 
     A batch holds image (b, H, W, C), label (b, H, W), index (b,) position in `samples`, visit (b,) running number in
-    the stream, valid (b,) ones, and of volumes spacing (b, 3), mm of a voxel; b = batch_size / processes. Every epoch is shuffled anew, before the stride over
-    processes, which would otherwise pair neighbouring slices. Without `arrays` there are no images and labels, for a
-    step that has them at hand.
+    the stream, valid (b,) ones, and of volumes spacing (b, 3), mm of a voxel; b = batch_size / processes. Every epoch
+    is shuffled anew, before the stride over processes, which would otherwise pair neighbouring slices. Without
+    `arrays` there are no images and labels, for a step that has them at hand.
     """
     if batch_size % processes:
         raise ValueError(f'batch size {batch_size} does not divide over {processes} processes')
 
     def sample(visit: int, index: int) -> Batch:
-        found = dict(zip(('image', 'label', 'spacing'), samples.sample(index, seed=seed, visit=visit))) if arrays else {}
+        read = samples.sample(index, seed=seed, visit=visit) if arrays else ()
+        found = dict(zip(('image', 'label', 'spacing'), read))  # images have no spacing
         return {**found, 'index': np.int32(index), 'visit': np.uint32(visit), 'valid': np.float32(1)}
 
     share = order(len(samples.rows), seed=seed).map_with_index(sample)[process::processes]

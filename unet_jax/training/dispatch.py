@@ -24,8 +24,9 @@ def compiled(step: Callable, config: ConfigDict, mesh: Mesh, placed, data: dict[
              spacing: bool = False) -> Callable:
     """The compiled (state, batch) -> (state, metrics) of `config.steps_per_dispatch` training steps; state donated.
 
-    placed: the shardings of the state. data: what `resident` gave. spacing: whether batches hold it. Of n > 1 steps batch and metrics have a first axis
-    of n. On CPUs they run one by one: inside a loop XLA's convolutions there take more than ten times as long.
+    placed: the shardings of the state. data: what `resident` gave. spacing: whether batches hold it. Of n > 1 steps
+    batch and metrics have a first axis of n. On CPUs they run one by one: inside a loop XLA's convolutions there take
+    more than ten times as long.
     """
     several = config.steps_per_dispatch > 1
     if several and one_by_one():

@@ -137,8 +137,9 @@ def of_batch(mesh: Mesh, *, several: bool = False, spacing: bool = False) -> dic
     """
     before = (None,) if several else ()
     inside = NamedSharding(mesh, PartitionSpec(*before, ('data', 'fsdp'), 'spatial'))
+    names = ('index', 'visit', 'valid', *(['spacing'] if spacing else []))
     return {'image': inside, 'label': inside, **dict.fromkeys(
-        ('index', 'visit', 'valid', *['spacing'] * spacing), NamedSharding(mesh, PartitionSpec(*before, ('data', 'fsdp'))))}
+        names, NamedSharding(mesh, PartitionSpec(*before, ('data', 'fsdp'))))}
 
 
 def of_state(tree: Any, mesh: Mesh) -> Any:
