@@ -72,7 +72,7 @@ def step_cost(experiment: Experiment, batch_size: int) -> tuple[dict[str, float]
 def abstract_batch(experiment: Experiment, batch_size: int) -> dict[str, jax.ShapeDtypeStruct]:
     """Shapes and types of a whole training batch, as `pipeline.stream` makes it."""
     settings = experiment.settings
-    size = space.cut_size(experiment.config) if experiment.volumetric else settings.size
+    size = space.wire_size(experiment.config) if experiment.volumetric else settings.size
     image = np.uint8 if experiment.config.data.format in ('coco', 'phantom') else np.float16
     shapes = {'image': ((*size, settings.channels), image),
               'label': (size, labels.bits_dtype(len(experiment.classes))),
