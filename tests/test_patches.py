@@ -127,7 +127,8 @@ def test_a_training_batch_of_volumes_has_the_shapes_and_types_that_the_plan_coun
     with config.unlocked():
         config.data.update({'root': 'nowhere', 'size': (8, 8, 8), 'categories': (1, 2, 4), 'channels': 1,
                             'regions': (('WT', (1, 2, 4), 2),)})
-        config.model.update({'features': (4, 8), 'encoder_blocks': (1, 1), 'decoder_blocks': (1,), 'deep_supervision': 0})
+        config.model.update({'features': (4, 8), 'encoder_blocks': (1, 1), 'decoder_blocks': (1,),
+                             'deep_supervision': 0})
     samples = patches.Patches(TWO, TWO.rows, SIZE, 1 / 3, space.wire_size(config))
     batch = stream.batch(samples, seed=0, step=0, batch_size=2)
     expected = plan.abstract_batch(create(config), 2)
