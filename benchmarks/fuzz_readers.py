@@ -33,10 +33,9 @@ from PIL import Image
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
-from unet_jax.annotations import audit, brats_h5, coco, nifti_file  # noqa: E402  (after the path)
+from unet_jax.annotations import audit, brats_h5, coco, image_file, nifti_file  # noqa: E402  (after the path)
 from unet_jax.annotations import frame as frames  # noqa: E402
 from unet_jax.errors import InputError  # noqa: E402
-from unet_jax.formats import image_file  # noqa: E402
 from unet_jax.pipeline import decode  # noqa: E402
 
 SECONDS, BYTES = 20, 2 * 2 ** 30
@@ -74,12 +73,14 @@ def damage(data: bytes, chance: random.Random) -> bytes:
 # --- images ---
 
 def images() -> list[tuple[str, bytes]]:
-    rng, files = np.random.default_rng(0), []
+    rng, files, turned = np.random.default_rng(0), [], Image.Exif()
+    turned[image_file.ORIENTATION] = 3
     grey, colour = rng.integers(0, 255, (20, 24), np.uint8), rng.integers(0, 255, (20, 24, 3), np.uint8)
     for suffix, array, options in (
             ('png', grey, {}), ('png', colour, {}), ('png', grey.astype(np.uint16) * 200, {}), ('jpg', grey, {}),
             ('jpg', colour, {}), ('tif', colour, {}), ('tif', grey, {'compression': 'tiff_lzw'}), ('bmp', colour, {}),
-            ('tif', grey.astype(np.float32), {}), ('gif', grey, {}), ('webp', colour, {})):
+            ('tif', grey.astype(np.float32), {}), ('gif', grey, {}), ('webp', colour, {}),
+            *((suffix, grey, {'exif': turned}) for suffix in ('jpg', 'png', 'webp'))):
         buffer = io.BytesIO()
         Image.fromarray(array).save(buffer, {'jpg': 'JPEG', 'tif': 'TIFF'}.get(suffix, suffix), **options)
         files.append((f'image.{suffix}', buffer.getvalue()))
@@ -93,6 +94,7 @@ def write_image(folder: Path, chance: random.Random) -> str:
 
 
 def read_image(folder: Path, name: str) -> None:
+    image_file.warn_of_turned(folder, [name])  # refuses nothing, so whatever it raises is a failure
     for channels in (1, 3):
         assert image_file.read(folder / name, channels).shape[2] == channels
 

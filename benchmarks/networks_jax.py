@@ -70,7 +70,8 @@ class Side:
         self.host = host_batch(experiment)
         self.batch = sharding.put(self.host, self.programs.mesh)
         self.image = jax.device_put(self.host['image'].astype(np.float32))
-        self.apply = jax.jit(lambda params, image: unet.apply(experiment.module, params, image))
+        module = unet.for_devices(experiment.module, jax.devices()[:1])
+        self.apply = jax.jit(lambda params, image: unet.apply(module, params, image))
 
     def forward(self) -> np.ndarray:
         """The logits, waited for but left on the device."""

@@ -116,5 +116,5 @@ def main() -> None:
 
 if __name__ == '__main__':
     from unet_jax import huge_pages
-    huge_pages.restart()  # as main.py
+    huge_pages.restart(__file__)  # as main.py
     main()

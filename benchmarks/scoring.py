@@ -9,7 +9,7 @@ from pathlib import Path
 import common
 import numpy as np
 
-from unet_jax.evaluation import table
+from unet_jax.evaluation import measure
 
 REGIONS = {'WT': (1, 2, 4), 'TC': (1, 4), 'ET': (4,)}
 
@@ -40,7 +40,7 @@ def main() -> None:
     for _ in range(arguments.rounds):
         start = time.process_time()
         for classes in REGIONS.values():
-            table.score(np.isin(label, classes), np.isin(predicted, classes), spacing=(1.0, 1.0, 1.0), lesion='GLI')
+            measure.score(np.isin(label, classes), np.isin(predicted, classes), spacing=(1.0, 1.0, 1.0), lesion='GLI')
         times.append(time.process_time() - start)
     what = 'a real case' if arguments.label else 'a made-up case'
     common.report('scoring', 'Scoring a case', [common.table(

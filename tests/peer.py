@@ -13,7 +13,7 @@ from test_devices import BATCH, SAMPLES, compiled_once, tiny
 from unet_jax.errors import InputError
 from unet_jax.experiment import create
 from unet_jax.pipeline import stream
-from unet_jax.training import loop, sharding
+from unet_jax.training import loop, processes, sharding
 from unet_jax.training import step as steps
 from unet_jax.training.journal import Journal
 
@@ -31,7 +31,7 @@ def augmented(mesh) -> list[np.ndarray]:
 
 def agreements(mesh) -> list[bool]:
     """Answers to four questions; process 1 wants to at the second."""
-    agreed = sharding.agreement(mesh)
+    agreed = processes.agreement(mesh)
     return [agreed(bool(jax.process_index()) and k == 1) for k in range(4)]
 
 
@@ -46,7 +46,7 @@ def train_until_killed(folder: Path) -> None:
 
     Journal.record = die
     try:
-        with sharding.among_peers():
+        with processes.among_peers():
             loop.train(create(tiny()), SAMPLES, folder / 'killed')
     except InputError as error:
         (folder / 'lost.txt').write_text(str(error))
@@ -55,14 +55,14 @@ def train_until_killed(folder: Path) -> None:
 
 def main(folder: Path) -> None:
     """Leaves augmented.npz and told.json, the runs whole/ and sharded/, and lost.txt in `folder`."""
-    sharding.join(True)
+    processes.join(None)
     loop.create_programs = compiled_once(loop.create_programs)
     mesh, first = sharding.create_mesh(), jax.process_index() == 0
-    told = {'gathered': sharding.gather([{'process': jax.process_index()}] * (1 + jax.process_index())),
+    told = {'gathered': processes.gather([{'process': jax.process_index()}] * (1 + jax.process_index())),
             'agreed': agreements(mesh), 'devices': jax.device_count()}
     arrays, did = augmented(mesh), []
-    sharding.by_the_first(lambda: did.append(1), 'test')
-    told['alone'] = sharding.gather([len(did)])
+    processes.by_the_first(lambda: did.append(1), 'test')
+    told['alone'] = processes.gather([len(did)])
     if first:
         np.savez(folder / 'augmented.npz', *arrays)
         (folder / 'told.json').write_text(json.dumps(told))

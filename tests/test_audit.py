@@ -29,7 +29,7 @@ def data_set(tmp_path):
                           'd.png': smooth(4)},
                 'test': {f'1_jpg.rf.{HEX}1.png': smooth(5), 'f.png': smooth(2) // 2 + 60, 'g.png': smooth(7)}}
     drawn = {'train': [(0, 1, RECTANGLE), (0, 2, TRIANGLE), (1, 1, RECTANGLE), (2, 1, RECTANGLE)],
-             'test': [(0, 1, RECTANGLE), (1, 1, []), (2, 1, [[1, 1]])]}
+             'test': [(0, 1, RECTANGLE), (1, 1, []), (1, 2, RECTANGLE), (2, 1, [[1, 1]]), (2, 2, RECTANGLE)]}
     for subset, images in pictures.items():
         (tmp_path / subset).mkdir()
         for name, picture in images.items():
@@ -43,7 +43,7 @@ def data_set(tmp_path):
 
 
 def read(root):
-    return coco.read(root, box_only='skip', broken='skip', missing='skip')
+    return coco.read(root, box_only='skip', broken='skip', missing='skip', split=(1.0, 0.0, 0.0))
 
 
 def test_images_annotations_and_categories_are_counted(data_set):
@@ -51,16 +51,17 @@ def test_images_annotations_and_categories_are_counted(data_set):
     assert found['subsets']['train'] == {
         'images': 4, 'annotations': 4, 'without annotation': 1, 'several annotations': 1, 'groups': 4, 'cases': 4,
         'categories': {'1': 3, '2': 1}}
-    assert found['all']['images'] == 7 and found['all']['annotations'] == 5
+    assert found['all']['images'] == 7 and found['all']['annotations'] == 7
     assert found['categories'] == {'1': 'core', '2': 'oedema'}
     assert found['sizes'] == [{'width': 40, 'height': 20, 'images': 7}]
 
 
 def test_kinds_and_what_the_reader_left_out_are_counted(data_set):
     found = audit(read(data_set), data_set)
-    assert found['kinds'] == {'polygon': 1, 'rectangle': 4} and found['rectangles'] == 0.8
+    assert found['kinds'] == {'polygon': 1, 'rectangle': 6} and found['rectangles'] == 6 / 7
     left_out = {name: seen['count'] for name, seen in found['reader'].items()}
-    assert left_out == {'box_only': 1, 'broken': 1, 'missing': 0, 'unreadable': 0}
+    assert left_out == {'box_only': 1, 'broken': 1, 'missing': 0, 'unreadable': 0, 'emptied': 0, 'orientation': 0,
+                        'other_json': 0}
     assert not any('box supervision' in note for note in found['notes'])
 
 
@@ -198,6 +199,8 @@ def spoil(data_set):
 def test_annotate_goes_through_and_names_all_that_is_wrong(data_set, tmp_path, capsys):
     annotations = data_set / 'train/_annotations.coco.json'
     given = json.loads(annotations.read_text())
+    given['images'].append({'id': 4, 'file_name': 'e.png', 'width': 40, 'height': 20})
+    Image.fromarray(smooth(8)).save(data_set / 'train/e.png')
     given['annotations'] += [{'id': 8, 'image_id': 3, 'category_id': 1, 'segmentation': [], 'bbox': [0, 0, 2, 2]},
                              {'id': 9, 'image_id': 3, 'category_id': 1, 'segmentation': [[1, float('nan')] * 3]}]
     annotations.write_text(json.dumps(given))
@@ -206,7 +209,8 @@ def test_annotate_goes_through_and_names_all_that_is_wrong(data_set, tmp_path, c
     annotate(config, tmp_path / 'w')
     found = json.loads((tmp_path / 'w/audit.json').read_text())
     for kind, what in (('box_only', 'annotation 8 of d.png'), ('broken', 'annotation 9 of d.png'),
-                       ('missing', 'g.png'), ('unreadable', 'f.png cannot be opened'), ('unannotated', 'train/d.png')):
+                       ('missing', 'g.png'), ('unreadable', 'f.png cannot be opened'), ('emptied', 'd.png'),
+                       ('unannotated', 'train/e.png')):
         assert found['reader'][kind]['count'] == 1, kind
         assert what in found['reader'][kind]['first'][0] and what in (tmp_path / 'w/audit.txt').read_text()
     assert found['undecodable']['count'] == 1 and 'train/b.png' in found['undecodable']['first'][0]
@@ -239,8 +243,8 @@ def test_annotate_takes_one_json_file_of_several_and_images_that_are_all_missing
 @pytest.mark.parametrize('name, counts', [
     ('coco-val-folder', {}), ('coco-cvat', {}), ('coco-formats/pycococreator_coco_example.json', {}),
     ('coco-formats/pkdarabi_test_utf8bom_annotations.coco.json', {'missing': 215}),
-    ('coco-formats/datumaro/coco_roboflow', {'box_only': 1, 'unannotated': 1}),
-    ('coco-formats/datumaro/coco_instances', {'box_only': 1, 'unannotated': 1}),
+    ('coco-formats/datumaro/coco_roboflow', {'box_only': 1, 'emptied': 1}),
+    ('coco-formats/datumaro/coco_instances', {'box_only': 1, 'emptied': 1}),
     ('coco-formats/datumaro/coco_instances/annotations/instances_val.json', {}),
     ('coco-formats/datumaro/coco_stuff', {})])
 def test_every_real_data_set_is_annotated(shared_data, tmp_path, name, counts):
@@ -251,8 +255,8 @@ def test_every_real_data_set_is_annotated(shared_data, tmp_path, name, counts):
 def test_images_that_are_left_out_for_want_of_annotations_are_counted(data_set):
     config = config_of(data_set, box_only='skip', broken='skip', unannotated='skip')
     rows = read_frame(config)
-    assert rows.attrs['reader']['unannotated']['count'] == 3 and rows['category_id'].notna().all()
-    assert 'reader, unannotated = skip: 3, first train/d.png' in table(audit(rows, data_set))
+    assert rows.attrs['reader']['unannotated']['count'] == 1 and rows['category_id'].notna().all()
+    assert 'reader, unannotated = skip: 1, first train/d.png' in table(audit(rows, data_set))
 
 
 def test_folds_and_split_files_are_followed_or_refused(data_set, tmp_path):

@@ -11,6 +11,7 @@ from scipy import ndimage
 from configs.default import get_config
 from unet_jax.errors import InputError
 from unet_jax.training import augment as aug
+from unet_jax.training import space
 
 SHAPES = [(20, 27), (10, 12, 9)]
 OFF = dict(spatial_probability=0.0, brightness=0.0, contrast=0.0, gamma=0.0, noise=0.0, blur=0.0, low_resolution=0.0)
@@ -49,14 +50,14 @@ def per_channel(function, image):
 
 @jax.jit
 def moved(image, label, matrix, shift, displacement=None):
-    return aug.resample(image, label, aug.coordinates(label.shape, matrix, shift, displacement))
+    return space.resample(image, label, space.coordinates(label.shape, matrix, shift, displacement))
 
 
 def random_map(shape, seed=0):
     """A rotation of up to 90 degrees about each axis, zoomed, and a shift of several pixels: corners fall outside."""
     rng = np.random.default_rng(seed)
     angles = jnp.asarray(rng.uniform(-1.5, 1.5, len(shape) * (len(shape) - 1) // 2), jnp.float32)
-    return aug.rotation_matrix(angles, len(shape)) / 1.3, jnp.asarray(rng.uniform(-4, 4, len(shape)), jnp.float32)
+    return space.rotation_matrix(angles, len(shape)) / 1.3, jnp.asarray(rng.uniform(-4, 4, len(shape)), jnp.float32)
 
 
 @pytest.fixture(scope='module', params=SHAPES, ids=['2-D', '3-D'])
@@ -81,7 +82,7 @@ def test_resample_equals_scipy_map_coordinates(shape):
     image, label = example(shape)
     source = np.random.default_rng(1).uniform(-3, np.array(shape) + 2, (*shape, len(shape))).astype(np.float32)
     source = np.moveaxis(source, -1, 0)
-    got_image, got_label = jax.jit(aug.resample)(image, label, list(source))
+    got_image, got_label = jax.jit(space.resample)(image, label, list(source))
     want = per_channel(lambda c: ndimage.map_coordinates(c, source, order=1, mode='grid-constant'), image)
     np.testing.assert_allclose(got_image, want, atol=1e-4)
     want = ndimage.map_coordinates(label, source, order=0, mode='grid-constant')
@@ -103,12 +104,12 @@ def test_rotation_scaling_and_shift_equal_scipy_affine_transform(shape):
 
 
 def test_rotation_matrix_is_a_rotation_and_a_quarter_turn_is_rot90():
-    matrix = np.asarray(jax.jit(aug.rotation_matrix, static_argnums=1)(jnp.array([0.3, -0.8, 1.1]), 3))
+    matrix = np.asarray(jax.jit(space.rotation_matrix, static_argnums=1)(jnp.array([0.3, -0.8, 1.1]), 3))
     np.testing.assert_allclose(matrix @ matrix.T, np.eye(3), atol=1e-6)
     assert np.linalg.det(matrix) == pytest.approx(1, abs=1e-6)
     image, label = example((12, 12))
     quarter = jnp.array([[0.0, -1.0], [1.0, 0.0]])
-    np.testing.assert_allclose(aug.rotation_matrix(jnp.array([np.pi / 2]), 2), quarter, atol=1e-6)
+    np.testing.assert_allclose(space.rotation_matrix(jnp.array([np.pi / 2]), 2), quarter, atol=1e-6)
     got_image, got_label = moved(image, label, quarter, jnp.zeros(2))
     np.testing.assert_allclose(got_image, np.rot90(image, -1), atol=1e-4)
     np.testing.assert_array_equal(got_label, np.rot90(label, -1))
@@ -125,7 +126,7 @@ def test_a_displacement_is_added_to_the_source_in_pixels():
 
 def test_elastic_displacement_has_the_size_asked_for_and_is_smooth():
     config = options(spatial_probability=1.0, rotation=0.0, scale=(1, 1), shift=0.0, elastic=3.0, elastic_grid=5)
-    draw = jax.jit(jax.vmap(lambda k: jnp.stack(aug.random_coordinates(jnp.zeros(8), k, (40, 60), config))))
+    draw = jax.jit(jax.vmap(lambda k: jnp.stack(space.random_coordinates(jnp.zeros(8), k, (40, 60), config))))
     field = np.asarray(draw(jax.random.split(jax.random.key(0), 64))) - np.indices((40, 60))
     assert 1.8 < field.std() < 3.3  # 3 at the control points, less between them
     assert abs(field.mean()) < 0.3
@@ -156,22 +157,43 @@ def test_low_resolution_comes_after_the_blur():
     np.testing.assert_allclose(smooth(image, 1.1, 1.6), smooth(smooth(image, 1.1, 1), 0, 1.6), atol=1e-5)
 
 
-def test_contrast_and_gamma_equal_numpy_per_channel():
-    image, _ = example((20, 27))
-    mean = image.mean((0, 1))
-    np.testing.assert_allclose(aug.contrast(image, jnp.float32(0.7)), (image - mean) * 0.7 + mean, atol=1e-5)
-    low, high = image.min((0, 1)), image.max((0, 1))
-    want = ((image - low) / (high - low)) ** 1.4 * (high - low) + low
-    np.testing.assert_allclose(jax.jit(aug.gamma)(image, 1.4), want, atol=1e-4)
+def inside_of(image):
+    """Half of the image, in stripes."""
+    return np.arange(image.shape[0]).reshape(-1, *[1] * (image.ndim - 1)) % 2 == np.zeros(image.shape[:-1] + (1,))
+
+
+def test_contrast_and_gamma_equal_numpy_per_channel_inside_and_change_nothing_outside():
+    image = example((20, 27))[0]
+    inside = inside_of(image)
+    stripes = image[::2]
+    mean, low, high, deviation = (f(stripes, axis=(0, 1)) for f in (np.mean, np.min, np.max, np.std))
+    for factor in (0.7, 1.3):
+        found = np.asarray(aug.contrast(image, inside, jnp.float32(factor)))
+        want = np.clip((stripes - mean) * factor + mean, low, high)
+        np.testing.assert_allclose(found[::2], want, atol=1e-5)
+        np.testing.assert_array_equal(found[1::2], image[1::2])
+    bent = ((stripes - low) / (high - low)) ** 1.4
+    want = (bent - bent.mean((0, 1))) / bent.std((0, 1)) * deviation + mean
+    found = np.asarray(jax.jit(aug.gamma)(image, inside, 1.4))
+    np.testing.assert_allclose(found[::2], want, atol=1e-4)
+    np.testing.assert_array_equal(found[1::2], image[1::2])
+
+
+def test_a_constant_and_an_empty_inside_stay_as_they_are():
     flat = np.full((4, 4, 1), 2.5, np.float32)
-    np.testing.assert_array_equal(jax.jit(aug.gamma)(flat, 0.8), flat)
+    for inside in (np.ones((4, 4, 1), bool), np.zeros((4, 4, 1), bool)):
+        for changed in (aug.gamma(flat, inside, jnp.float32(0.8)), aug.contrast(flat, inside, jnp.float32(1.3)),
+                        aug.noise(jax.random.key(0), flat, inside, jnp.float32(0.3))):
+            np.testing.assert_array_equal(changed, flat)
 
 
-def test_noise_is_normal_in_units_of_the_channels_own_deviation():
-    image = example((64, 64))[0] * [1, 50]
-    added = np.asarray(aug.noise(jax.random.key(0), image, 0.2)) - image
-    np.testing.assert_allclose(added.std((0, 1)) / image.std((0, 1)), 0.2, rtol=0.05)
-    np.testing.assert_allclose(added.mean((0, 1)) / image.std((0, 1)), 0, atol=0.02)
+def test_noise_is_normal_in_units_of_the_channels_own_deviation_and_only_inside():
+    image = example((64, 64))[0] * np.float32([1, 50])
+    inside = inside_of(image)
+    added = np.asarray(aug.noise(jax.random.key(0), image, inside, 0.2)) - image
+    assert not added[1::2].any()
+    np.testing.assert_allclose(added[::2].std((0, 1)) / image[::2].std((0, 1)), 0.2, rtol=0.05)
+    np.testing.assert_allclose(added[::2].mean((0, 1)) / image[::2].std((0, 1)), 0, atol=0.02)
 
 
 def test_brightness_multiplies_by_one_factor_within_its_range():
@@ -185,7 +207,7 @@ def test_brightness_multiplies_by_one_factor_within_its_range():
 @pytest.mark.parametrize('shape', SHAPES)
 def test_flip_mirrors_the_chosen_axes_and_twice_is_the_identity(shape):
     image, label = example(shape)
-    mirrored, flip = jnp.arange(len(shape)) != 1, jax.jit(aug.flip)
+    mirrored, flip = jnp.arange(len(shape)) != 1, jax.jit(space.flip)
     once = flip(image, mirrored)
     np.testing.assert_array_equal(once, np.flip(image, [a for a in range(len(shape)) if a != 1]))
     np.testing.assert_array_equal(flip(once, mirrored), image)
@@ -265,7 +287,7 @@ def test_another_key_gives_another_example(everything):
 
 def test_rotation_scale_and_shift_stay_in_their_ranges_and_fill_them():
     config = options(spatial_probability=0.8, rotation=15.0, scale=(0.7, 1.25), shift=0.05)
-    draw = jax.jit(jax.vmap(lambda u: jnp.stack(aug.random_coordinates(u, None, (100, 60), config))))
+    draw = jax.jit(jax.vmap(lambda u: jnp.stack(space.random_coordinates(u, None, (100, 60), config))))
     source = np.asarray(draw(jax.random.uniform(jax.random.key(0), (500, 8))), float)  # (500, 2, 100, 60)
     down, right = source[:, :, -1, 0] - source[:, :, 0, 0], source[:, :, 0, -1] - source[:, :, 0, 0]
     angle = np.degrees(np.arctan2(down[:, 1], down[:, 0]))

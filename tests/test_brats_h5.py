@@ -357,6 +357,14 @@ def test_a_real_slice_is_the_standardised_nifti_slice(real, shared_data):
     assert np.array_equal(labels.to_ids(brats_h5.mask_bits(mask), brats_h5.CLASSES), seg)
 
 
+def test_a_slice_that_was_standardised_inside_the_brain_keeps_all_of_it(real, tmp_path):
+    image, mask = brats_h5.read_slice(real / DATA / 'volume_6_slice_80.h5')
+    with h5py.File(tmp_path / 'volume_6_slice_80.h5', 'w') as f:
+        f['image'], f['mask'] = image.astype(np.float64), mask
+    again, _ = brats_h5.read_slice(tmp_path / 'volume_6_slice_80.h5')
+    assert np.array_equal((again != 0).any(-1), (image != 0).any(-1)) and np.allclose(again, image, atol=1e-5)
+
+
 def test_real_slices_look_right_and_permuted_ones_do_not(real, caplog):
     frame = brats_h5.read_frame(real)
     assert len(frame.drop_duplicates('path')) == 155 and frame.group.unique().tolist() == ['BraTS20_Training_006']

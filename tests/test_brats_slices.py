@@ -36,8 +36,8 @@ def test_phantom_slices_are_split_and_scored_by_volume_and_a_damaged_volume_is_l
     root, workdir = phantom.write_brats_h5(tmp_path / 'set', volumes=7, shape=(6, 48, 48)), tmp_path / 'w'
     next(root.rglob('volume_3_slice_0.h5')).write_bytes(b'cut off')
     given = [*SMALL, f'--config.data.root={root}', f'--workdir={workdir}', '--config.train.steps=8',
-             '--config.train.evaluate_every=8', '--config.data.on_error=skip', '--config.data.max_skipped=0.2',
-             '--config.evaluation.uncertainty=True']
+             '--config.optimizer.warmup=2', '--config.train.evaluate_every=8', '--config.data.on_error=skip',
+             '--config.data.max_skipped=0.2', '--config.evaluation.uncertainty=True']
     done = run(*given, cache=tmp_path / 'cache')
     assert done.returncode == 0, done.stderr
     frame = pd.read_parquet(workdir / 'annotations.parquet')

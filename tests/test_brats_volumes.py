@@ -12,8 +12,8 @@ from unet_jax import phantom
 
 SMALL = ['--config.data.size=16,16,16', '--config.model.features=(8,8)', '--config.model.encoder_blocks=(1,1)',
          '--config.model.decoder_blocks=(1,)', '--config.model.deep_supervision=0', '--config.train.steps=4',
-         '--config.train.evaluate_every=2', '--config.train.checkpoint_every=2', '--config.evaluation.pictures=1',
-         '--config.augment.modality_dropout=0.3']
+         '--config.optimizer.warmup=2', '--config.train.evaluate_every=2', '--config.train.checkpoint_every=2',
+         '--config.evaluation.pictures=1', '--config.augment.modality_dropout=0.3']
 
 
 def given(root, folder, *overrides):
@@ -90,16 +90,17 @@ def test_checkpoints_are_averaged_limits_tuned_and_recorded_and_modalities_left_
                '--config.evaluation.postprocess=True', '--config.evaluation.modality_subsets=True',
                '--config.evaluation.uncertainty=True', cache=cache)
     assert done.returncode == 0, done.stderr
-    summary = json.loads((workdir / 'evaluation/valid/summary.json').read_text())
-    limits = json.loads((workdir / 'postprocess.json').read_text())
+    home = workdir / 'ensembles/checkpoints_2+4'
+    summary = json.loads((home / 'evaluation/valid/summary.json').read_text())
+    limits = json.loads((home / 'postprocess.json').read_text())
     assert summary['checkpoint'] == limits['checkpoint'] == '2, 4'
     assert summary['postprocess'] == {key: limits[key] for key in ('component', 'enhancing')}
     assert f'component={limits["component"]}' in done.stdout
-    scores = pd.read_csv(workdir / 'evaluation/valid/cases.csv').set_index(['case', 'region']).dice
-    fewer = pd.read_csv(workdir / 'evaluation/valid/modalities.csv')
+    scores = pd.read_csv(home / 'evaluation/valid/cases.csv').set_index(['case', 'region']).dice
+    fewer = pd.read_csv(home / 'evaluation/valid/modalities.csv')
     assert fewer.modalities.nunique() == 15 and len(fewer) == 15 * len(scores)
     full = fewer[fewer.modalities == 'flair+t1+t1ce+t2'].set_index(['case', 'region']).dice
-    unsure = pd.read_csv(workdir / 'evaluation/valid/cases.csv').filter(like='uncertainty')
+    unsure = pd.read_csv(home / 'evaluation/valid/cases.csv').filter(like='uncertainty')
     assert unsure.shape == (len(scores), 4) and unsure.min(axis=None) >= 0 and unsure.max(axis=None) <= 1
     assert np.allclose(full[scores.index], scores) and 'flair+t1+t1ce+t2' in done.stdout
 
@@ -113,7 +114,7 @@ def test_limits_that_were_never_tuned_are_asked_for(trained, tmp_path):
 
 @pytest.mark.parametrize('overrides, message', [
     (['--config.data.size=16,16'], 'three sides'),
-    (['--config.data.schema=2020'], 'no case of a known release (2020)'),
+    (['--config.data.schema=2020'], 'label values [3]; release 2020 has'),
     (['--config.data.schema=2022'], "schema '2022' is unknown; choose one of 2018"),
     (['--config.data.split=1,0,0'], "no image in the subset 'valid'")])
 def test_mistakes_get_a_message(trained, tmp_path, overrides, message):

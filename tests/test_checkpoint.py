@@ -170,6 +170,24 @@ def test_a_full_disk_leaves_the_last_checkpoint_and_says_so(tmp_path):
         subprocess.run(['umount', small], check=True)
 
 
+def test_a_disk_without_room_for_all_checkpoints_is_told_before_the_first(tmp_path, monkeypatch, caplog):
+    w = jnp.zeros((300, 1000))  # 1.2 MB, saved four times over
+    state = states.create({'w': w}, optax.adam(1e-3))
+    shapes = jax.eval_shape(lambda: states.create({'w': w}, optax.adam(1e-3)))
+    folder = tmp_path / 'not' / 'yet'
+    for free, told in ((int(4 * 4.9e6), False), (int(4 * 4.7e6), True)):
+        monkeypatch.setattr(checkpoint.shutil, 'disk_usage', lambda _, free=free: type('Usage', (), {'free': free}))
+        checkpoint.tell_of_room([folder], shapes, keep=2)
+        assert (f'{tmp_path}: checkpoints of 0.00 GB each, up to 4 at a time' in caplog.text) == told
+    caplog.clear()
+    checkpoint.save(folder, state, score=None, notes={}, keep=2)
+    taken = sum(path.stat().st_size for path in folder.rglob('*') if path.is_file())
+    assert taken < 5e6  # zeros are compressed; what lies there need not be found again
+    monkeypatch.setattr(checkpoint.shutil, 'disk_usage', lambda _: type('Usage', (), {'free': int(19.3e6) - taken}))
+    checkpoint.tell_of_room([folder], shapes, keep=2)
+    assert not caplog.text
+
+
 def test_a_step_without_a_seal_was_cut_off_and_is_moved_aside_until_there_is_a_new_one(tmp_path, monkeypatch):
     save(tmp_path, 1), save(tmp_path, 2)
     (tmp_path / '2' / checkpoint.SEAL).unlink()

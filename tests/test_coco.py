@@ -6,9 +6,15 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from configs.default import get_config
 from unet_jax.annotations import coco, frame
+from unet_jax.annotations.audit import audit
+from unet_jax.annotations.labels import region_masks
 from unet_jax.annotations.segmentation import parse, rasterise
 from unet_jax.errors import InputError
+from unet_jax.experiment import create, read_frame, settle
+from unet_jax.inference import inputs
+from unet_jax.pipeline import decode
 
 SQUARE = [[2, 1, 6, 1, 6, 4, 2, 4]]
 HEX = '13454b0a33fb53c0cc68d81c5f19b7d'
@@ -23,7 +29,7 @@ def annotation(i, of, category=1, segmentation=SQUARE, bbox=(2, 1, 4, 3), **more
 
 
 def write(file, images, annotations, categories=((0, 'parent'), (1, 'core'), (2, 'oedema')), on_disk=None, bom=b''):
-    """A JSON file, and a grey picture of its own for each image in `on_disk` (None: as named, beside the JSON)."""
+    """A JSON file, and a flat picture for each image in `on_disk` (None: as named, beside the JSON)."""
     file.parent.mkdir(parents=True, exist_ok=True)
     dataset = {'images': images, 'annotations': annotations,
                'categories': [{'id': i, 'name': n} for i, n in categories]}
@@ -112,8 +118,8 @@ def test_masks_beside_an_image_folder_are_not_mistaken_for_images(tmp_path):
 
 
 def test_a_name_that_fits_several_files_is_an_error(tmp_path):
-    single(tmp_path, images=[image(1, 'z/a.png')], on_disk=[('x/a.png', 8, 6), ('y/A.PNG', 8, 6)])
-    with pytest.raises(InputError, match=r"labels.json: 1 names that fit several files .*z/a.png: \['x/a.png', 'y/A"):
+    single(tmp_path, images=[image(1, 'a.png')], on_disk=[('x/a.png', 8, 6), ('y/A.PNG', 8, 6)])
+    with pytest.raises(InputError, match=r"labels.json: 1 names that fit several files .*a.png: \['x/a.png', 'y/A"):
         coco.read(tmp_path)
 
 
@@ -140,14 +146,16 @@ def test_the_polygon_is_trusted_not_the_box(tmp_path):
     assert rasterise(found['segmentation'][0], 6, 8, where='').sum() == 12
 
 
-@pytest.mark.parametrize('segmentation', [[], None])
+@pytest.mark.parametrize('segmentation', [[], None, [[]], [[], []], {}, ''])
 def test_an_annotation_without_mask_follows_box_only(tmp_path, caplog, segmentation):
-    single(tmp_path, [annotation(5, 1, segmentation=segmentation)])
+    single(tmp_path, [annotation(5, 1, segmentation=segmentation), annotation(6, 2)], [image(1, 'a.png'),
+                                                                                       image(2, 'bb.png')])
     with pytest.raises(InputError, match="labels.json: 1 annotations that have a box only .*'box'.*annotation 5 of"):
         coco.read(tmp_path)
     with caplog.at_level(logging.WARNING, 'unet_jax'):
         skipped = coco.read(tmp_path, box_only='skip')
-    assert len(skipped) == 1 and skipped['segmentation'][0] is None
+    assert skipped['file_name'].tolist() == ['bb.png']  # a.png may show a tumour: it is no negative
+    assert skipped.attrs['reader']['emptied']['first'] == ['labels.json: a.png']
     assert skipped.attrs['reader']['box_only'] == {'policy': 'skip', 'count': 1,
                                                    'first': ['labels.json: annotation 5 of a.png']}
     assert "box_only = 'skip' for 1" in caplog.text
@@ -160,13 +168,26 @@ def test_an_annotation_without_mask_follows_box_only(tmp_path, caplog, segmentat
     ([[1, 1, 5, 5]], (0, 0, 1, 1), '2 points'), ([[1, 1, 5, float('nan'), 2, 2]], (0, 0, 1, 1), 'nan'),
     ({'size': [8, 6], 'counts': [48]}, (0, 0, 1, 1), r'RLE of size \[8, 6\]'), ([], (0, 0, 0, 0), 'no area'),
     ([[90, 90, 99, 90, 99, 99]], (0, 0, 1, 1), 'covers no pixel'), ({'file': 'x'}, (0, 0, 1, 1), 'another file')])
-def test_what_cannot_be_drawn_follows_broken_and_the_image_keeps_its_row(tmp_path, segmentation, bbox, reason):
-    single(tmp_path, [annotation(5, 1, segmentation=segmentation, bbox=bbox)])
+def test_what_cannot_be_drawn_follows_broken_and_makes_no_image_a_negative(tmp_path, segmentation, bbox, reason):
+    single(tmp_path, [annotation(5, 1, segmentation=segmentation, bbox=bbox), annotation(6, 2)],
+           [image(1, 'a.png'), image(2, 'bb.png'), image(3, 'ccc.png')])
     with pytest.raises(InputError, match=f'labels.json: 1 annotations that cannot be drawn.*annotation 5 .*{reason}'):
         coco.read(tmp_path, box_only='box')
     found = coco.read(tmp_path, broken='skip')
-    assert len(found) == 1 and found['category_id'].isna().all()
-    assert found.attrs['reader']['broken']['count'] == 1
+    assert dict(zip(found['file_name'], found['category_id'].notna())) == {'bb.png': True, 'ccc.png': False}
+    assert found.attrs['reader']['broken']['count'] == found.attrs['reader']['emptied']['count'] == 1
+    with pytest.raises(InputError, match='no images that can be read. broken: 1, first .*emptied: 1, first .*a.png'):
+        coco.read(single(tmp_path, [annotation(5, 1, segmentation=segmentation, bbox=bbox)]), broken='skip')
+
+
+def test_a_polygon_that_cannot_be_drawn_leaves_its_neighbours(tmp_path):
+    single(tmp_path, [annotation(5, 1, segmentation=[[3, 4, 5, 4], SQUARE[0], [1, 1, 2, 2, 3], []])])
+    with pytest.raises(InputError, match='1 annotations that cannot be drawn.*5 of a.png: a polygon of 2 points'):
+        coco.read(tmp_path)
+    found = coco.read(tmp_path, broken='skip')
+    assert rasterise(found['segmentation'][0], 6, 8, where='').sum() == 12
+    assert 'its other polygons are kept' in found.attrs['reader']['broken']['first'][0]
+    assert found.attrs['reader']['emptied']['count'] == 0
 
 
 def test_a_box_outside_the_image_is_broken(tmp_path):
@@ -228,7 +249,10 @@ def test_what_is_no_data_set_is_refused(tmp_path, text, message):
     ([image(1, 'a.png'), image(1, 'b.png')], [], '1 ids given twice in images, first: 1'),
     ([image(1, 'a.png'), image(2, 'A.png')], [], 'named by two entries'),
     ([image(1, 'a.png', None)], [], r"1 entries without one of \('id', 'file_name', 'width', 'height'\), first: imag"),
-    ([image(1, 'a.png', 'wide')], [], "a.png cannot be opened, or its entry has no size"),
+    ([image(1, 'a.png', 'wide')], [], "a.png has no size in its entry"),
+    ([image(1, 'a.png', True, True)], [], "true and false are no sizes"),
+    ([image(True, 'a.png')], [], r"1 ids that are neither numbers nor text, first: images\[0\] id 'True'"),
+    ([image(1, 'a.png'), image('1.0', 'b.png')], [], '1 ids given twice in images, first: 1'),
     ([image(1, 'a.png')], [annotation(8, 3)], '1 annotations of an unknown image_id, first: annotation 8: 3'),
     ([image(1, 'a.png')], [annotation(8, 1, 7)], r"category_id \(known are \['0', '1', '2'\]\), first: .* 8: 7"),
     ([image(1, 'a.png')], [annotation(i, 3) for i in range(9)], '9 annotations of an unknown'),
@@ -343,3 +367,178 @@ def test_an_image_that_cannot_be_opened_is_left_out_where_asked_but_never_of_the
     (tmp_path / 'test/a.png').write_bytes(b'no image')
     with pytest.raises(InputError, match='test/.*a.png cannot be opened'):
         coco.read(tmp_path, unreadable='skip')
+
+
+def test_a_folder_that_is_not_there_never_gives_another_folders_file(tmp_path):
+    names = [f'A/slice_{k}.png' for k in range(3)]
+    single(tmp_path, images=[image(k, name) for k, name in enumerate(names)],
+           on_disk=[(f'images/B/slice_{k}.png', 8, 6) for k in range(3)])
+    with pytest.raises(InputError, match=r'3 images not on disk .*A/slice_0.png \(of that name, but in .*: B/s'):
+        coco.read(tmp_path)
+
+
+@pytest.mark.parametrize('names, files, expected', [
+    (['A/s.png', 'B/s.png'], ['images/A/s.png', 'images/B/s.png'], ['images/A/s.png', 'images/B/s.png']),
+    (['A/s.png', 'B/t.png'], ['images/A/s.png', 'images/t.png'], None),  # B tells entries apart: it must be there
+    (['x/y/A/s.png', 'x/y/B/s.png'], ['images/A/s.png', 'images/B/s.png'], ['images/A/s.png', 'images/B/s.png']),
+    (['/home/me/s.png', '/home/me/t.png'], ['images/s.png', 'images/t.png'], ['images/s.png', 'images/t.png']),
+    (['x/A/s.png', 'x/s.png'], ['images/A/s.png', 'images/s.png'], ['images/A/s.png', 'images/s.png']),
+    (['A/s.png', 'A/t.png'], ['images/s.png', 'images/t.png', 'images/A/u.png'], None),  # A is there, without them
+    (['A/s.png', 'A/t.png'], ['images/s.png', 'images/A/t.png'], None),  # not for some entries only
+    (['images/s.png'], ['images/s.png'], ['images/s.png']), (['s.png'], ['other/s.png'], ['other/s.png']),
+    (['s.png'], ['other/s.png', 's.png'], ['s.png']), (['B/s.png'], ['images/A/B/s.png'], ['images/A/B/s.png']),
+    (['te\u0301te/\u00e9.png'], ['images/t\u00e9te/e\u0301.PNG'], ['images/t\u00e9te/e\u0301.PNG'])])
+def test_a_name_is_the_path_that_it_spells_or_the_end_of_one(tmp_path, names, files, expected):
+    single(tmp_path, images=[image(k, name) for k, name in enumerate(names)], on_disk=[(f, 8, 6) for f in files])
+    if expected:
+        assert coco.read(tmp_path)['path'].tolist() == expected
+    else:
+        with pytest.raises(InputError, match='images not on disk'):
+            coco.read(tmp_path)
+
+
+def test_subsets_are_known_in_any_letter_case(tmp_path):
+    for subset in ('Train', 'Validation', 'Test'):
+        write(tmp_path / f'annotations/instances_{subset}.json', [image(7, f'{subset}.png')], [annotation(1, 7)],
+              on_disk=[(f'../images/{subset.upper() if subset == "Test" else subset}/{subset}.png', 8, 6)])
+    found = coco.read(tmp_path)
+    assert found[['subset', 'path']].values.tolist() == [
+        ['train', 'images/Train/Train.png'], ['valid', 'images/Validation/Validation.png'],
+        ['test', 'images/TEST/Test.png']]
+
+
+def test_another_json_beside_is_passed_over_by_what_it_holds_and_named(tmp_path):
+    single(tmp_path, [annotation(1, 1)])
+    (tmp_path / '._labels.json').write_bytes(b'\0\5')
+    (tmp_path / 'via_project.json').write_text('{"_via_settings": {}}')
+    (tmp_path / 'broken.json').write_text('{')
+    (tmp_path / 'info.json').write_text(json.dumps({'images': [image(1, 'a.png')], 'annotations': [],
+                                                    'categories': []}))
+    found = coco.read(tmp_path)
+    assert found['path'].tolist() == ['a.png'] and found['category_id'].tolist() == [1]
+    assert [name.split(': ')[0] for name in found.attrs['reader']['other_json']['first']] == [
+        'broken.json', 'via_project.json', 'info.json']
+    (tmp_path / 'labels.json').unlink(), (tmp_path / 'info.json').unlink()
+    with pytest.raises(InputError, match='no COCO annotations there. Passed over: broken.json.*via_project.json: '):
+        coco.read(tmp_path)
+
+
+def test_numbers_may_be_written_as_text_or_float(tmp_path):
+    single(tmp_path, [annotation(1, '1.0', '1'), annotation(2, 1, 1.0), annotation(3, 'b7', 2, iscrowd='1')],
+           [image(1.0, 'a.png', '8', '6.0'), image('b7', 'bb.png')],
+           categories=[('0', 'parent'), (1, 'core'), ('2.0', 'oedema')], on_disk=[('a.png', 8, 6), ('bb.png', 8, 6)])
+    found = coco.read(tmp_path)
+    assert found['image_id'].tolist() == ['1', '1', 'b7'] and found['category_id'].tolist() == [1, 1, 2]
+    assert found['iscrowd'].tolist() == [0, 0, 1]
+    single(tmp_path, [annotation(1, 1, 'tumour')], categories=[('tumour', 'tumour')])
+    with pytest.raises(InputError, match=r'1 category ids that are no whole numbers.*tumour \(tumour\)'):
+        coco.read(tmp_path)
+
+
+def turned(path, orientation, size=(8, 6)):
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    Image.new('L', size).save(path, exif=exif)
+
+
+def test_an_orientation_that_sizes_do_not_tell_is_reported_with_what_to_do(tmp_path, caplog):
+    names = ['upright.jpg', 'half.jpg', 'quarter.jpg', 'square.png', 'squarish.webp']
+    single(tmp_path, images=[image(k, name, *((6, 6) if 'sq' in name else (8, 6))) for k, name in enumerate(names)],
+           on_disk=[('other.png', 1, 1)])
+    for name, orientation in zip(names, (1, 3, 6, 8, 2)):
+        turned(tmp_path / name, orientation, (6, 6) if 'sq' in name else (8, 6))
+    with caplog.at_level(logging.WARNING, 'unet_jax'):
+        seen = coco.read(tmp_path).attrs['reader']['orientation']
+    assert seen['count'] == 4 and seen['first'] == [
+        'labels.json: half.jpg has EXIF orientation 3 (turned by 180 degrees), that the size does not tell',
+        'labels.json: quarter.jpg has EXIF orientation 6 (turned by 90 degrees), annotated as stored',
+        'labels.json: square.png has EXIF orientation 8 (turned by 90 degrees), that the size does not tell',
+        'labels.json: squarish.webp has EXIF orientation 2 (mirrored), that the size does not tell']
+    assert '3 images have an EXIF orientation that the size does not tell. Masks are laid over' in caplog.text
+    assert 'auto-orient' in caplog.text
+    single(tmp_path, images=[image(1, 'quarter.jpg', 6, 8)], on_disk=[('other.png', 1, 1)])
+    with pytest.raises(InputError, match='its entry says 6 × 8, and EXIF orientation 6 turns it: .*auto-orient'):
+        coco.read(tmp_path)
+
+
+def test_an_orientation_is_said_before_predicting_too(tmp_path, caplog):
+    for name, orientation in (('a.jpg', 1), ('b.jpg', 6)):
+        turned(tmp_path / name, orientation)
+    with caplog.at_level(logging.WARNING, 'unet_jax'):
+        inputs.find(str(tmp_path), 1)
+    assert '1 images have an EXIF orientation, first b.jpg. They are segmented' in caplog.text
+
+
+def test_all_endings_of_the_formats_that_are_read_are_known():
+    assert set(coco.ENDINGS) == {e for e, f in Image.registered_extensions().items() if f in coco.IMAGE_FORMATS}
+
+
+def pictures(folder, seeds):
+    """Smooth random pictures, two of one seed nearly alike."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for k, seed in enumerate(seeds):
+        small = np.random.default_rng(seed).integers(0, 200, (6, 8), np.uint8)
+        Image.fromarray(small + np.uint8(k % 3)).resize((32, 24), Image.Resampling.BICUBIC).save(folder / f'{k}.png')
+
+
+def test_valid_is_taken_from_train_by_group_where_there_are_train_and_test_only(tmp_path, caplog):
+    names = [f'{k // 2}_jpg.rf.{HEX}{k % 2}.png' for k in range(40)]
+    write(tmp_path / 'train/_annotations.coco.json', [image(k, name) for k, name in enumerate(names)], [])
+    write(tmp_path / 'test/_annotations.coco.json', [image(0, 't.png')], [])
+    with caplog.at_level(logging.WARNING, 'unet_jax'):
+        found = coco.read(tmp_path, split=(0.6, 0.2, 0.2))
+    assert found['subset'].value_counts().to_dict() == {'train': 30, 'valid': 10, 'test': 1}
+    assert (found.groupby('group')['subset'].nunique() == 1).all()
+    assert 'has train and test but no valid: 10 of the 40 images in train are valid now' in caplog.text
+    assert set(coco.read(tmp_path, split=(0.8, 0.0, 0.2))['subset']) == {'train', 'test'}
+
+
+@pytest.mark.parametrize('layout', ['one', 'train and test'])
+def test_a_split_keeps_near_copies_together(tmp_path, caplog, layout):
+    seeds = [k // 2 for k in range(60)]
+    where = tmp_path if layout == 'one' else tmp_path / 'train'
+    pictures(where, seeds)
+    write(where / '_annotations.coco.json', [image(k, f'{k}.png', 32, 24) for k in range(60)], [],
+          on_disk=[('other.gif', 1, 1)])
+    if layout != 'one':
+        write(tmp_path / 'test/_annotations.coco.json', [image(0, 't.png')], [])
+    with caplog.at_level(logging.WARNING, 'unet_jax'):
+        found = coco.read(tmp_path)
+    found = found[found['file_name'] != 't.png']
+    assert found['subset'].nunique() == (3 if layout == 'one' else 2) and found['group'].nunique() == 60
+    seed = found['file_name'].str.removesuffix('.png').astype(int) // 2
+    assert (found.groupby(seed)['subset'].nunique() == 1).all()
+    assert '30 groups hold a copy or near copy' in caplog.text
+
+
+def test_images_that_are_all_alike_are_split_as_ever_but_equal_files_stay_together(tmp_path, caplog):
+    pictures(tmp_path, [0] * 30)  # three different ones, ten times each
+    write(tmp_path / 'labels.json', [image(k, f'{k}.png', 32, 24) for k in range(30)], [],
+          on_disk=[('other.gif', 1, 1)])
+    with caplog.at_level(logging.WARNING, 'unet_jax'):
+        found = coco.read(tmp_path)
+    assert '30 of 30 images are near copies of one another' in caplog.text
+    kind = found['file_name'].str.removesuffix('.png').astype(int) % 3
+    assert found['subset'].nunique() == 3 and (found.groupby(kind)['subset'].nunique() == 1).all()
+
+
+def test_categories_of_one_name_are_one_region_and_said_aloud(tmp_path, caplog):
+    single(tmp_path, [annotation(1, 1, 1), annotation(2, 2, 2), annotation(3, 3, 5)],
+           [image(1, 'a.png'), image(2, 'bb.png'), image(3, 'ccc.png')],
+           categories=[(0, 'Tumor'), (1, 'Tumor'), (2, 'Tumor'), (5, 'Cyst')])
+    config = get_config()
+    config.data.root = str(tmp_path)
+    with caplog.at_level(logging.WARNING, 'unet_jax'):
+        found = read_frame(config)
+    assert "categories 1 and 2 are all called 'Tumor': they are one region" in caplog.text
+    settled = settle(config, found)
+    assert settled.data.categories == (1, 2, 5)
+    assert settled.data.regions == (('Tumor', (1, 2), 2), ('Cyst', (5,), 5))
+    assert any("'Tumor'" in note for note in audit(found, tmp_path)['notes'])
+    experiment = create(settled)
+    row = frame.images(found).iloc[0]
+    bits = decode.decode_label(row, experiment.settings)
+    assert region_masks(bits, experiment.of).sum((0, 1)).tolist() == [12, 0]
+    with config.unlocked():
+        config.data.categories = (2, 5)
+    assert settle(config, found).data.regions == (('Tumor', (2,), 2), ('Cyst', (5,), 5))

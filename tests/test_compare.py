@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 
 from unet_jax.errors import InputError
-from unet_jax.evaluation import table
+from unet_jax.evaluation import summary as summaries
 from unet_jax.modes.compare import compare
 
 
@@ -13,8 +13,8 @@ def evaluated(folder, dices, convention='brats', tolerance=1.0):
     """A work directory in which the cases have these Dice coefficients."""
     scores = pd.DataFrame([{'case': f'case {k}', 'group': f'patient {k}', 'region': 'WT', 'dice': d, 'surface_dice': d,
                             'hd95': 10 * (1 - d), 'tp': 1, 'fp': 1, 'fn': 1} for k, d in enumerate(dices)])
-    summary = table.summarise(scores, convention=convention, units='mm', tolerance=tolerance)
-    table.write(folder / 'evaluation' / 'test', scores, summary)
+    summary = summaries.summarise(scores, convention=convention, units='mm', tolerance=tolerance)
+    summaries.write(folder / 'evaluation' / 'test', scores, summary)
     return folder
 
 

@@ -1,12 +1,15 @@
 """The form of convolution for CPUs against XLA's own: values and both gradients."""
+from types import SimpleNamespace
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax import lax
 
-from unet_jax.model import convolution
-from unet_jax.model.convolution import by_planes, convolve, product
+from configs.default import get_config
+from unet_jax.model import convolution, unet
+from unet_jax.model import convolution_cpu as cpu
 
 LAYOUT = ('NXYZC', 'XYZIO', 'NXYZC')
 
@@ -25,7 +28,7 @@ def check(one, other, *arguments):
 @pytest.mark.parametrize('side', [3, 5])
 @pytest.mark.parametrize('few', [0, 8])
 def test_planes_give_the_convolution_and_its_gradients(monkeypatch, shape, stride, side, few):
-    monkeypatch.setattr(convolution, 'FEW', few)
+    monkeypatch.setattr(cpu, 'FEW', few)
     rng = np.random.default_rng(0)
     x = rng.normal(size=shape).astype(np.float32)
     kernel = rng.normal(size=(*(side,) * 3, shape[-1], 4)).astype(np.float32)
@@ -33,16 +36,15 @@ def test_planes_give_the_convolution_and_its_gradients(monkeypatch, shape, strid
     def plain(x, kernel):
         return lax.conv_general_dilated(x, kernel, (stride,) * 3, [(side // 2,) * 2] * 3, dimension_numbers=LAYOUT)
 
-    check(lambda x, kernel: by_planes(x, kernel, stride), plain, x, kernel)
+    check(lambda x, kernel: cpu.by_planes(x, kernel, stride, cpu.on_one), plain, x, kernel)
 
 
 @pytest.mark.parametrize('shape', [(2, 8, 4, 6, 3), (1, 7, 3, 5, 2), (2, 1, 4, 4, 1), (1, 2, 1, 1, 3)])
 @pytest.mark.parametrize('wide', [1, 64])
 def test_volumes_by_winograd_give_the_convolution_and_its_gradients(monkeypatch, shape, wide):
     """Also where the slices, wide enough, go the same way."""
-    monkeypatch.setattr(jax, 'device_count', lambda: 1)
-    monkeypatch.setattr(convolution, 'FEW', 0)
-    monkeypatch.setattr(convolution, 'WIDE', wide)
+    monkeypatch.setattr(cpu, 'FEW', 0)
+    monkeypatch.setattr(cpu, 'WIDE', wide)
     rng = np.random.default_rng(2)
     x = rng.normal(size=shape).astype(np.float32)
     kernel = rng.normal(size=(3, 3, 3, shape[-1], 4)).astype(np.float32)
@@ -51,7 +53,7 @@ def test_volumes_by_winograd_give_the_convolution_and_its_gradients(monkeypatch,
         return lax.conv_general_dilated(x, kernel, (1,) * 3, [(1, 1)] * 3, dimension_numbers=LAYOUT)
 
     def found(x, kernel):
-        return convolve(x, kernel, (1,) * 3, 'SAME', dimension_numbers=LAYOUT)
+        return convolution.ONE_CPU.convolve(x, kernel, (1,) * 3, 'SAME', dimension_numbers=LAYOUT)
 
     check(found, plain, x, kernel)
     products = str(jax.make_jaxpr(found)(x, kernel)).count('= conv_general_dilated')
@@ -62,23 +64,21 @@ def test_volumes_by_winograd_give_the_convolution_and_its_gradients(monkeypatch,
 @pytest.mark.parametrize('worth', [0, 1e12])
 def test_wide_images_by_winograd_give_the_convolution_and_its_gradients(monkeypatch, shape, worth):
     """With and without the gradient of the kernel as a matrix product."""
-    monkeypatch.setattr(jax, 'device_count', lambda: 1)
-    monkeypatch.setattr(convolution, 'WORTH', worth)
+    monkeypatch.setattr(cpu, 'WORTH', worth)
     rng = np.random.default_rng(3)
     x = rng.normal(size=shape).astype(np.float32)
     kernel = (0.1 * rng.normal(size=(3, 3, shape[-1], 64))).astype(np.float32)
-    check(lambda x, kernel: convolution.convolve_images(x, kernel, 1), convolution.plain, x, kernel)
+    check(lambda x, kernel: cpu.on_one(x, kernel, 1), cpu.plain, x, kernel)
     few_pixels = np.prod(shape[:-1]) < 4 * 65
-    program = str(jax.make_jaxpr(lambda x, k: convolution.convolve_images(x, k, 1))(x, kernel))
+    program = str(jax.make_jaxpr(lambda x, k: cpu.on_one(x, k, 1))(x, kernel))
     assert program.count('= conv_general_dilated') == (1 if few_pixels else 4)
 
 
 @pytest.mark.parametrize('shape, side, dtype', [((1, 32, 32, 64), 5, 'float32'), ((1, 32, 32, 63), 3, 'float32'),
                                                 ((1, 32, 32, 64), 3, 'bfloat16')])
 def test_other_sides_types_and_few_channels_do_without_winograd(monkeypatch, shape, side, dtype):
-    monkeypatch.setattr(jax, 'device_count', lambda: 1)
-    monkeypatch.setattr(convolution, 'WORTH', 1e12)
-    program = jax.make_jaxpr(lambda x, k: convolution.convolve_images(x, k, 1))(
+    monkeypatch.setattr(cpu, 'WORTH', 1e12)
+    program = jax.make_jaxpr(lambda x, k: cpu.on_one(x, k, 1))(
         jnp.ones(shape, dtype), jnp.ones((side, side, shape[-1], 64), dtype))
     assert str(program).count('= conv_general_dilated') == 1
 
@@ -86,16 +86,16 @@ def test_other_sides_types_and_few_channels_do_without_winograd(monkeypatch, sha
 def test_the_product_and_its_gradients():
     rng = np.random.default_rng(4)
     x, kernel = (rng.normal(size=s).astype(np.float32) for s in ((2, 3, 4, 5), (5, 6)))
-    check(product, lambda x, kernel: x @ kernel, x, kernel)
-    half = jax.vjp(product, jnp.asarray(x, jnp.bfloat16), jnp.asarray(kernel, jnp.bfloat16))
+    check(cpu.product, lambda x, kernel: x @ kernel, x, kernel)
+    half = jax.vjp(cpu.product, jnp.asarray(x, jnp.bfloat16), jnp.asarray(kernel, jnp.bfloat16))
     assert {y.dtype for y in (half[0], *half[1](half[0]))} == {jnp.dtype('bfloat16')}
 
 
 @pytest.mark.parametrize('shape, kernel, layout', [((1, 8, 8, 2), (3, 3, 2, 4), ('NHWC', 'HWIO', 'NHWC')),
                                                    ((1, 4, 4, 4, 2), (1, 1, 1, 2, 4), LAYOUT)])
-def test_two_dimensions_and_kernels_of_one_voxel_are_xla_s_own(shape, kernel, layout):
+def test_on_several_cpus_two_dimensions_and_kernels_of_one_voxel_are_xla_s_own(shape, kernel, layout):
     def one(x, w):
-        return convolve(x, w, (1,) * (len(shape) - 2), 'SAME', dimension_numbers=layout)
+        return convolution.CPUS.convolve(x, w, (1,) * (len(shape) - 2), 'SAME', dimension_numbers=layout)
 
     program = jax.make_jaxpr(one)(np.ones(shape, np.float32), np.ones(kernel, np.float32))
     assert [e.primitive.name for e in program.eqns] == ['conv_general_dilated']
@@ -105,25 +105,57 @@ def test_two_dimensions_and_kernels_of_one_voxel_are_xla_s_own(shape, kernel, la
 @pytest.mark.parametrize('side', [3, 5])
 @pytest.mark.parametrize('chunk', [1, 3000, 1 << 20])
 def test_the_gradient_of_a_kernel_is_that_matrix_product(monkeypatch, shape, features, side, chunk):
-    monkeypatch.setattr(convolution, 'CHUNK', chunk)
+    monkeypatch.setattr(cpu, 'CHUNK', chunk)
     rng = np.random.default_rng(1)
     x, g = (rng.normal(size=(*shape[:-1], n)).astype(np.float32) for n in (shape[-1], features))
     kernel = rng.normal(size=(side, side, shape[-1], features)).astype(np.float32)
-    expected, pull = jax.vjp(convolution.plain, x, kernel)
-    np.testing.assert_allclose(convolution.kernel_gradient(x, g, side), pull(g)[1], rtol=1e-4, atol=1e-4)
-    monkeypatch.setattr(convolution, 'WORTH', 0)
+    expected, pull = jax.vjp(cpu.plain, x, kernel)
+    np.testing.assert_allclose(cpu.kernel_gradient(x, g, side), pull(g)[1], rtol=1e-4, atol=1e-4)
+    monkeypatch.setattr(cpu, 'WORTH', 0)
     monkeypatch.setattr(jax, '__version_info__', (0, 10, 2))
-    found, pull_found = jax.vjp(convolution.alone, x, kernel)
+    found, pull_found = jax.vjp(cpu.alone, x, kernel)
     np.testing.assert_array_equal(found, expected)
     for a, b in zip(pull_found(g), pull(g), strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4)
 
 
 def test_large_images_take_the_matrix_product_on_old_jax_alone(monkeypatch):
-    monkeypatch.setattr(jax, 'device_count', lambda: 1)
     images = np.ones((1, 8, 8, 2), np.float32), np.ones((3, 3, 2, 4), np.float32)
     for version, worth, expected in (((0, 10, 2), 0, True), ((0, 10, 2), 1e9, False), ((0, 12, 0), 0, False)):
         monkeypatch.setattr(jax, '__version_info__', version)
-        monkeypatch.setattr(convolution, 'WORTH', worth)
-        gradient = jax.grad(lambda k: convolution.convolve_images(images[0], k, 1).sum())
+        monkeypatch.setattr(cpu, 'WORTH', worth)
+        gradient = jax.grad(lambda k: cpu.on_one(images[0], k, 1).sum())
         assert ('scan' in str(jax.make_jaxpr(gradient)(images[1]))) == expected
+
+
+@pytest.mark.parametrize('platform, count, name', [('tpu', 1, 'XLA'), ('cuda', 8, 'XLA'), ('rocm', 1, 'XLA'),
+                                                   ('cpu', 1, 'ONE_CPU'), ('cpu', 8, 'CPUS')])
+def test_the_form_is_that_of_the_devices_a_program_is_for(platform, count, name):
+    """Not of this process, which has eight CPUs."""
+    devices = [SimpleNamespace(platform=platform)] * count
+    assert convolution.form(devices) is getattr(convolution, name)
+    assert unet.for_devices(unet.build(get_config().model, 1), devices).form is getattr(convolution, name)
+
+
+@pytest.mark.parametrize('spatial, downsample, features', [((16, 16), 'conv', (64, 64)), ((8, 8, 4), 'conv', (10, 12)),
+                                                           ((8, 4, 8), 'max', (10, 12))])
+def test_the_accelerators_network_is_that_of_cpus_in_values_and_gradients(monkeypatch, spatial, downsample, features):
+    """Strides, kernels of one voxel and up-sampling among them; the CPU's own forms are taken wherever they can be."""
+    monkeypatch.setattr(cpu, 'WORTH', 0)
+    config = get_config().model
+    with config.unlocked():
+        config.update({'features': features, 'encoder_blocks': (1, 1), 'decoder_blocks': (1,), 'block': 'residual',
+                       'downsample': downsample})
+    module = unet.build(config, 2)
+    params = unet.init(module, jax.random.key(0), spatial, 9)
+    image = np.random.default_rng(5).normal(size=(2, *spatial, 9)).astype(np.float32)
+    found = []
+    for form in (convolution.XLA, convolution.ONE_CPU, convolution.CPUS):
+        one = module.clone(form=form)
+        loss = jax.value_and_grad(lambda params, x, m=one: jnp.square(unet.apply(m, params, x) - 1).mean(), (0, 1))
+        programs = str(jax.make_jaxpr(loss)(params, image))
+        assert ('scan' in programs) == (form is convolution.ONE_CPU and jax.__version_info__ < (0, 11))
+        found.append(jax.tree.leaves(jax.jit(loss)(params, image)))
+    for other in found[1:]:
+        for a, b in zip(found[0], other, strict=True):
+            np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-4 * np.abs(a).max())

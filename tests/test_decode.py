@@ -4,8 +4,8 @@ import pytest
 from PIL import Image
 
 from unet_jax.annotations import frame as frames
+from unet_jax.annotations import image_file
 from unet_jax.errors import InputError
-from unet_jax.formats import image_file
 from unet_jax.pipeline import decode
 
 

@@ -34,7 +34,7 @@ def plain(tmp_path_factory):
 @pytest.mark.parametrize('train', [{'steps_per_dispatch': 5}, {'resident': True},
                                    {'steps_per_dispatch': 5, 'resident': True}], ids=str)
 def test_the_run_is_the_same(tmp_path, plain, devices, train, looped, monkeypatch):
-    monkeypatch.setattr(dispatch, 'one_by_one', lambda: not looped)
+    monkeypatch.setattr(dispatch, 'one_by_one', lambda mesh: not looped)
     lines, state = run(tmp_path, devices=devices, log_every=5, **train)
     assert [(x['step'], x['split']) for x in lines] == [(x['step'], x['split']) for x in plain[0]]
     for line, expected in zip(lines, plain[0], strict=True):

@@ -8,11 +8,11 @@ from configs.default import get_config
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = [ROOT / 'README.md', *sorted((ROOT / 'docs').glob('*.md')), ROOT / 'benchmarks' / 'NOTES.md']
-MAIN = (ROOT / 'main.py').read_text(encoding='utf-8')
+MAIN = (ROOT / 'unet_jax' / 'command_line.py').read_text(encoding='utf-8')
 
 
 def flags() -> set[str]:
-    """Of main.py and of benchmarks/."""
+    """Of the command line and of benchmarks/."""
     programs = ''.join(path.read_text(encoding='utf-8') for path in (ROOT / 'benchmarks').glob('*.py'))
     return set(re.findall(r"DEFINE_\w+\('(\w+)'", MAIN)) | set(re.findall(r"add_argument\('--([\w-]+)'", programs)) | {
         'config'}

@@ -11,10 +11,9 @@ import numpy as np
 import pytest
 
 from benchmarks import fuzz_readers
-from unet_jax.annotations import brats_h5, nifti_file
+from unet_jax.annotations import brats_h5, image_file, nifti_file
 from unet_jax.annotations.segmentation import rasterise
 from unet_jax.errors import InputError
-from unet_jax.formats import image_file
 
 
 @pytest.mark.parametrize('reader, mutants', [('coco', 60), ('image', 150), ('h5', 100), ('csv', 60), ('nifti', 150)])

@@ -11,7 +11,7 @@ ROOT = Path(__file__).parents[1]
 PROGRAM = """
 import os, sys
 from unet_jax import huge_pages
-huge_pages.restart()
+huge_pages.restart(__file__)
 print(os.getpid(), os.environ.get('GLIBC_TUNABLES'), sys.argv[1:], sys.flags.utf8_mode, sys.stdin.read())
 """
 
@@ -29,6 +29,44 @@ def test_the_same_process_starts_again_with_everything_it_was_given(tmp_path, mo
     assert said.split(maxsplit=1)[1] == "glibc.malloc.hugetlb=1 ['a b', '--c=d'] 1 input\n"
 
 
+STARTS = {  # how the program is started: whether that is what the user typed
+    'the program': (['PROGRAM', '-m', 'x'], True),
+    'optimised': (['-OO', '-W', 'ignore', '-Xdev', 'PROGRAM'], True),
+    'unbuffered': (['-uX', 'utf8', '--check-hash-based-pycs', 'never', 'PROGRAM'], True),
+    'profiler': (['-m', 'cProfile', 'PROGRAM'], False),
+    'debugger': (['-m', 'pdb', '-c', 'continue', 'PROGRAM'], False),
+    'tracer': (['-m', 'trace', '--count', '-C', '.', 'PROGRAM'], False), 'module': (['-um', 'program'], False),
+    'run_path, as %run does': (['-c', 'import runpy; runpy.run_path("program.py", run_name="__main__")'], False),
+    'another program, as debugpy and coverage do': (['other.py', 'PROGRAM'], False),
+    'coverage from the first line on': (['-c', 'TRACED'], False)}
+TRACED = """import sys; sys.settrace(lambda *_: None); sys.orig_argv[1:] = ['program.py']
+import runpy; runpy.run_path('program.py', run_name='__main__')"""
+
+
+@pytest.mark.skipif(sys.platform != 'linux', reason='glibc is a matter of Linux')
+@pytest.mark.parametrize('arguments, again', STARTS.values(), ids=STARTS)
+def test_only_what_the_user_started_itself_starts_again(arguments, again, tmp_path):
+    program = tmp_path / 'program.py'
+    program.write_text('import os\nfrom unet_jax import huge_pages\nhuge_pages.restart(__file__)\n'
+                       'print("tunables:", os.environ.get("GLIBC_TUNABLES"))\n')
+    (tmp_path / 'other.py').write_text('import runpy, sys\nsys.argv = sys.argv[1:]\n'
+                                       'runpy.run_path(sys.argv[0], run_name="__main__")\n')
+    words = [{'PROGRAM': 'program.py', 'TRACED': TRACED}.get(word, word) for word in arguments]
+    done = subprocess.run([sys.executable, *words], cwd=tmp_path, text=True, capture_output=True, stdin=-3,
+                          env={'PYTHONPATH': f'{ROOT}:{tmp_path}'})
+    expected = f'tunables: {"glibc.malloc.hugetlb=1" if again else None}'
+    assert expected in done.stdout, done.stdout + done.stderr
+
+
+@pytest.mark.parametrize('command, file', [
+    ('python main.py a.py', 'main.py'), ('python -W ignore main.py', 'main.py'), ('python -Werror main.py', 'main.py'),
+    ('python -BX dev -E main.py', 'main.py'), ('python -m main.py', None), ('python -Im main', None), ('python', None),
+    ('python - main.py', None), ('python -c main.py', None), ('python -O', None)])
+def test_the_file_that_an_interpreter_starts(command, file, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert huge_pages.started(command.split()) == (file and str(tmp_path.resolve() / file))
+
+
 @pytest.mark.parametrize('platform, given, added', [
     ('linux', None, {'GLIBC_TUNABLES': 'glibc.malloc.hugetlb=1'}),
     ('linux', 'glibc.malloc.check=1', {'GLIBC_TUNABLES': 'glibc.malloc.check=1:glibc.malloc.hugetlb=1'}),
@@ -40,4 +78,4 @@ def test_what_someone_decided_stays(monkeypatch, platform, given, added):
         monkeypatch.setenv('GLIBC_TUNABLES', given)
     assert huge_pages.environment() == added
     if not added:
-        huge_pages.restart()  # returns
+        huge_pages.restart(__file__)  # returns

@@ -65,7 +65,7 @@ def test_one_file_of_a_case_stands_for_the_case(release, tmp_path):
 
 
 @pytest.mark.parametrize('name, message', [
-    (None, 'no such file or folder'), ('absent', 'no such file or folder'), ('a.txt', 'is no NIfTI file'),
+    ('absent', 'no such file or folder'), ('a.txt', 'is no NIfTI file'),
     ('extra.nii', 'belongs to no case')])
 def test_what_holds_no_case_is_refused(release, tmp_path, name, message):
     shutil.copytree(next(release.rglob('*-t2f.nii.gz')).parent, tmp_path, dirs_exist_ok=True)

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from unet_jax.model import norm
+from unet_jax.model.convolution import ONE_CPU, XLA
 from unet_jax.model.layers import Normalise, UpSample, depth_to_space, pool, space_to_depth
 
 
@@ -12,7 +13,8 @@ def picture(spatial, batch=2, channels=2):
 
 
 @pytest.mark.parametrize('d', [2, 3])
-def test_up_sampling_is_the_transposed_convolution_of_stride_and_kernel_2(d):
+@pytest.mark.parametrize('form', [XLA, ONE_CPU], ids=['XLA', 'CPU'])
+def test_up_sampling_is_the_transposed_convolution_of_stride_and_kernel_2(d, form):
     kernel = picture((2,) * d, batch=5, channels=3).transpose(*range(1, d + 1), 0, d + 1)  # (*2, 5, 3)
     bias = np.arange(3, dtype=np.float32)
     x = picture((3, 4, 2)[:d], channels=5)
@@ -20,7 +22,7 @@ def test_up_sampling_is_the_transposed_convolution_of_stride_and_kernel_2(d):
     mirrored = np.flip(kernel, range(d))  # lax.conv_transpose correlates; a transposed convolution mirrors
     wanted = jax.lax.conv_transpose(x, mirrored, (2,) * d, 'VALID', dimension_numbers=axes) + bias
     dense = np.moveaxis(kernel, -2, 0).reshape(5, -1)
-    found = UpSample(3, jnp.dtype('float32')).apply({'params': {'dense': {'kernel': dense}, 'bias': bias}}, x)
+    found = UpSample(3, jnp.dtype('float32'), form).apply({'params': {'dense': {'kernel': dense}, 'bias': bias}}, x)
     np.testing.assert_allclose(found, wanted, atol=1e-5)
 
 

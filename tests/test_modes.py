@@ -9,6 +9,7 @@ import pytest
 from PIL import Image
 from test_together import tiny
 
+from configs import brats, brats3d
 from unet_jax import workdir
 from unet_jax.annotations import frame as frames
 from unet_jax.errors import InputError
@@ -16,8 +17,10 @@ from unet_jax.experiment import create, init_params
 from unet_jax.formats import mask_file
 from unet_jax.inference import predict as inference
 from unet_jax.modes import kinds
+from unet_jax.modes.compare import compare
 from unet_jax.modes.evaluate import evaluate, open_whole
 from unet_jax.modes.predict import write
+from unet_jax.modes.train import warn_of_unscored
 from unet_jax.training import checkpoint, state
 
 NAMES = ['a.png', 'b.jpg', 'b.png', 'sub/c.png']
@@ -35,9 +38,9 @@ def run(tmp_path):
                            'path': case, 'group': case, 'case': case, 'category_id': 1, 'category': 'tumour',
                            'segmentation': [[2, 2, 9, 2, 9, 9, 2, 9]]} for name, case in zip(NAMES, CASES)])
 
-    def make(seed, **data):
+    def make(seed, *, frame=frame, **data):
         config, folder = tiny(seed), tmp_path / f'run {seed}'
-        config.data.update({'root': str(root), 'cache': str(tmp_path / 'cache'), **data})
+        config.data.update({'root': str(root), 'names': ('tumour',), 'cache': str(tmp_path / 'cache'), **data})
         config.evaluation.update({'pictures': 1, 'batch_size': 8})  # the devices of this process
         frames.save(frame, folder)
         workdir.save_config(folder, config)
@@ -81,6 +84,50 @@ def test_prediction_names_masks_alike_and_never_writes_over_an_input(run, tmp_pa
         write(predictor, [f'{tmp_path}/set/test'], tmp_path / 'set/test', 'the latest')
 
 
+def test_the_runs_own_config_counts_whichever_is_given(run, tmp_path):
+    """Given is a config that leaves to the data what the run has settled, as a file of configs/ does."""
+    config, folder = run(0, channels=3)
+    given = tiny(1)
+    given.data.root = str(tmp_path / 'nowhere')
+    given.evaluation.update({'batch_size': 8, 'threshold': 0.25})
+    predictor, _ = inference.restore(given, [folder], 'latest')
+    used = predictor.experiment.config
+    assert used.data.names == ('tumour',) and used.data.channels == 3 and used.data.root == config.data.root
+    assert used.evaluation.threshold == 0.25 and used.seed == 0
+    write(predictor, [f'{tmp_path}/set/test'], tmp_path / 'out', 'the latest')
+    assert json.loads((tmp_path / 'out/predictions.json').read_text())['categories'] == [{'id': 1, 'name': 'tumour'}]
+    given.model.features = (8, 16)
+    with pytest.raises(InputError, match=r'run 0 holds another network: model.features is \(4, 8\) there, \(8, 16\)'):
+        inference.restore(given, [folder], 'latest')
+
+
+def test_slices_keep_the_names_that_the_data_gave(tmp_path):
+    """As the shipped config has categories and regions, but no names, and a root of its own."""
+    config = brats.get_config()
+    with config.unlocked():
+        config.data.update({'names': ('NCR/NET', 'ED', 'ET'), 'root': str(tmp_path)})
+    workdir.save_config(tmp_path, config)
+    assert workdir.inference_config(tmp_path, brats.get_config()) == config
+    with pytest.raises(InputError, match="data.format is 'brats_h5' there, 'nifti' here"):
+        workdir.inference_config(tmp_path, brats3d.get_config())
+
+
+def test_the_folder_above_the_runs_of_several_seeds_names_them(run):
+    config, folder = run(0)
+    config.train.seeds = (1, 7)
+    workdir.save_config(folder, config)
+    with pytest.raises(InputError, match=f'a run for each of several seeds.*--workdir={folder}/seed_1, .*seed_7'):
+        evaluate(config, folder, subset='test', which='best')
+
+
+def test_another_image_than_the_run_knows_is_not_scored(run, tmp_path):
+    config, folder = run(0)
+    evaluate(config, folder, subset='test', which='latest')  # takes note of the data
+    Image.fromarray(np.zeros((16, 16), np.uint8)).save(tmp_path / 'set/test/a.png')
+    with pytest.raises(InputError, match='1 of its 4 files are others in .*: test/a.png'):
+        evaluate(config, folder, subset='test', which='latest')
+
+
 def test_an_ensemble_answers_with_the_mean_of_its_runs(run):
     (config, a), (_, b) = run(0), run(1)
     rows = kinds.IMAGES.rows(create(config), frames.load(a / 'annotations.parquet'))
@@ -114,6 +161,33 @@ def test_what_cannot_be_read_stops_evaluation_or_is_counted_and_told(run, tmp_pa
     assert list(summary['skipped']) == CASES[:1] and 'cannot be read' in summary['skipped']['test/a.png']
     for told in (capsys.readouterr().out, (folder / 'report.html').read_text()):
         assert '1 more could not be read and count in no number' in told and 'test/a.png: ' in told
+
+
+def test_a_hidden_test_set_is_unscored_and_has_masks(run, capsys):
+    """Whatever was found: no Dice stands anywhere, neither 1 nor 0, and nothing can be compared with it."""
+    config, folder = run(0)
+    hidden = frames.load(folder / 'annotations.parquet').assign(category_id=None, category=None, segmentation=None)
+    config, folder = run(1, frame=frames.build(hidden.to_dict('records')))
+    evaluate(config, folder, subset='test', which='latest')
+    scores, summary = read_scores(folder)
+    assert summary['unscored'] and summary['regions'] == {'tumour': {}} and summary['cases'] == 4
+    assert list(scores) == ['case', 'group', 'region', 'volume_prediction']
+    assert len(list((folder / 'predictions/test').rglob('*.png'))) == 4
+    printed = capsys.readouterr().out
+    assert 'tumour  dice    unscored' in printed and '1.0000' not in printed
+    assert 'unscored' in (folder / 'report.html').read_text()
+    with pytest.raises(InputError, match='no case has an annotation, so there are no scores to compare'):
+        compare(folder, str(folder), subset='test')
+
+
+def test_before_training_a_subset_without_annotations_is_named(run, caplog):
+    config, folder = run(0)
+    frame = frames.load(folder / 'annotations.parquet')
+    warn_of_unscored(config, frame)
+    assert 'no case of' not in caplog.text
+    config.data.categories = (7,)
+    warn_of_unscored(config, frame)
+    assert 'no case of the subset test (4) has an annotation of tumour' in caplog.text
 
 
 def test_a_volume_with_a_damaged_slice_is_left_out_whole():

@@ -13,6 +13,7 @@ from unet_jax.annotations import contrasts, labels, nifti, nifti_file, schemas, 
 from unet_jax.annotations import frame as annotation_frame
 from unet_jax.annotations.brats_h5_file import standardise
 from unet_jax.errors import InputError
+from unet_jax.pipeline import volumes
 
 SHAPE = (12, 44, 40)  # (D, H, W)
 
@@ -99,7 +100,7 @@ def test_the_release_is_told_by_names_and_labels(made, year):
 def test_a_case_is_read_with_channels_flair_t1_t1ce_t2(made, year):
     frame = nifti.read_frame(made[year])
     row = first(frame)
-    image, label, affine, _ = nifti.read_case(made[year], row)
+    image, label, affine, *_ = nifti.read_case(made[year], row)
     assert image.shape == (40, 44, 12, 4) and image.dtype == np.float32 and label.dtype == np.uint8
     if year == 'MSD':
         stored = np.asarray(nibabel.load(made[year] / row.path).dataobj)
@@ -232,16 +233,82 @@ def test_names_of_no_release_are_told_by_labels_1_2_4_only(made, copy):
     assert set(nifti.read_frame(copy).schema) == {'2021'}
     other = shutil.copytree(made['2024-GLI'], copy.parent / 'other')
     rename(other)
-    with pytest.raises(InputError, match=r'\[1, 2, 3, 4\] do not tell the release.*2023, 2024-GLI, 2024-PED'):
+    with pytest.raises(InputError, match=r'\[1, 2, 3, 4\] do not tell the release.*2024-GLI .*2024-PED') as error:
         nifti.read_frame(other)
+    assert '2023' not in str(error.value) and '2021' not in str(error.value)  # which have no such labels
     assert set(nifti.read_frame(other, schema='2024-GLI').schema) == {'2024-GLI'}
+
+
+OLD, NEW = ('flair', 't1', 't1ce', 't2', 'seg'), ('t2f', 't1n', 't1c', 't2w', 'seg')
+
+
+@pytest.mark.parametrize('folder, pattern, words, year', [
+    ('case{}', '{word}', NEW, '2023'), ('case{}', '{word}', OLD, '2021'),
+    ('BraTS-GLI-0000{}-000', '{word}', NEW, '2023'),
+    ('UPENN-GBM-0000{}_11', '{folder}_{word}', ('FLAIR', 'T1', 'T1GD', 'T2', 'segm'), '2021'),
+    ('UCSF-PDGM-000{}', '{folder}_{word}', ('FLAIR', 'T1', 'T1c', 'T2', 'tumor_segmentation'), '2021'),
+    ('TCGA-02-000{}', '{folder}_2001.01.01_{word}', ('flair', 't1', 't1Gd', 't2', 'GlistrBoost'), '2021'),
+    ('x{}', '{folder}.{word}', NEW, '2023')])
+def test_cases_of_any_name_are_found_by_their_endings(made, tmp_path, folder, pattern, words, year):
+    for k, case in enumerate(sorted(path for path in made[year].iterdir() if path.is_dir())):
+        own = NEW if year == '2023' else OLD
+        for word, there in zip(words, own):
+            target = tmp_path / folder.format(k) / f'{pattern.format(folder=folder.format(k), word=word)}.nii.gz'
+            target.parent.mkdir(exist_ok=True)
+            shutil.copy(next(case.glob(f'*[_-]{there}.nii.gz')), target)
+    frame = nifti.read_frame(tmp_path, schema=year if year == '2023' else 'auto')
+    assert frame.case.nunique() == 4 and set(frame.schema) == {year}
+    assert annotation_frame.categories(frame) == LABELS[year]
+    assert min(nifti.check_intensities(frame, tmp_path).values()) > 0
+    assert nifti.find_cases(tmp_path, year).case.nunique() == 4
+
+
+def test_a_schema_that_is_named_gives_labels_their_meaning_whatever_files_are_called(copy):
+    for path in copy.rglob('*seg.nii.gz'):  # 3 for 4, as many notebooks save it
+        rewrite(path, lambda x: np.where(x == 4, 3, x))
+    with pytest.raises(InputError, match=r'label values \[3\]; .*2023 \(1 NCR, .*3 was written for 4.* 2023') as error:
+        nifti.read_frame(copy)
+    choices = [name for name in schemas.SCHEMAS if f' {name} (' in str(error.value)]
+    assert choices == ['2023', '2024-GLI', '2024-PED', 'MSD']
+    for name in choices:  # every one of them can be chosen
+        assert set(nifti.read_frame(copy, schema=name).schema) == {name}
+    frame = nifti.read_frame(copy, schema='2023')
+    assert annotation_frame.categories(frame) == LABELS['2023']
+    assert min(nifti.check_intensities(frame, copy).values()) > 0
+    with pytest.raises(InputError, match=r'label values \[3, 9\].*No release has the labels'):
+        rewrite(copy / SEG, lambda x: np.where(x == 2, 9, x))
+        nifti.read_frame(copy)
+
+
+def test_names_that_are_not_known_are_told_which_are_and_what_was_found(made, tmp_path):
+    for k, case in enumerate(sorted(path for path in made['2021'].iterdir() if path.is_dir())):
+        for c, word in enumerate(OLD):
+            target = tmp_path / (f'labelsTr/CASE_{k}.nii.gz' if word == 'seg' else f'imagesTr/CASE_{k}_000{c}.nii.gz')
+            target.parent.mkdir(exist_ok=True)
+            shutil.copy(next(case.glob(f'*_{word}.nii.gz')), target)
+    with pytest.raises(InputError) as error:
+        nifti.read_frame(tmp_path)
+    first, *listed = str(error.value).splitlines()
+    for part in ('no case with a label among 20 NIfTI files', '0000 (4), 0001 (4), 0002 (4), 0003 (4)', 't1gd', '-t2f',
+                 "nnU-Net's", 'dataset.json'):
+        assert part in first
+    assert 'CASE_0_0000.nii.gz: shape (40, 44, 12)' in listed[0]
+
+
+def test_a_trailing_axis_of_one_is_none(copy, made):
+    for path in copy.rglob('*.nii.gz'):
+        rewrite(path, lambda x: x[..., None])
+    frame = nifti.read_frame(copy)
+    assert frame.equals(nifti.read_frame(made['2021']))
+    for case, other in zip(nifti.read_case(copy, first(frame)), nifti.read_case(made['2021'], first(frame))):
+        assert isinstance(case, nibabel.Nifti1Header) or np.array_equal(case, other)
 
 
 def test_paediatric_names_without_label_4_are_refused(made, tmp_path):
     root = shutil.copytree(made['2024-PED'], tmp_path / 'set')
     for path in root.rglob('*seg.nii.gz'):
         rewrite(path, lambda x: np.where(x == 4, 2, x))
-    with pytest.raises(InputError, match='2023, 2024-PED'):
+    with pytest.raises(InputError, match=r'schema what they mean: 2023 \(1 NCR, .*; 2024-PED \(1 ET, [^;]*$'):
         nifti.read_frame(root)
     frame = nifti.read_frame(root, schema='2023')
     assert set(frame.schema) == {'2023'} and frame.group.nunique() == 3
@@ -367,6 +434,45 @@ def test_a_background_below_zero_is_outside_and_negative_values_above_it_are_bra
         rewrite(copy / CASE / f'{CASE}_{name}.nii.gz', lambda x: x - 2000)
     image = nifti.read_case(copy, row).image
     assert image.max() == 0 and np.array_equal(image, np.where(clean.any(-1, keepdims=True), clean - 2000, 0))
+
+
+def test_a_volume_that_was_standardised_inside_the_brain_keeps_all_of_it(copy, caplog):
+    row = first(nifti.read_frame(copy))
+    raw = nifti.read_case(copy, row)
+    settings = volumes.Settings(str(copy), (8, 8, 8), 4, (1, 2, 4), (), '')
+    before = volumes.prepare(volumes.rows(nifti.read_frame(copy)).iloc[0], settings)
+    for name in ('flair', 't1', 't1ce', 't2'):  # as many notebooks save them
+        rewrite(copy / CASE / f'{CASE}_{name}.nii.gz',
+                lambda x: np.where(raw.brain, (x - x[raw.brain].mean()) / x[raw.brain].std(), 0), dtype=np.float32)
+    case = nifti.read_case(copy, row)
+    assert (case.image < 0).any(-1).sum() > raw.brain.sum() / 2 and np.array_equal(case.brain, raw.brain)
+    after = volumes.prepare(volumes.rows(nifti.read_frame(copy)).iloc[0], settings)
+    assert after[2] == before[2] and np.allclose(after[0], before[0], atol=2e-3)
+    rewrite(copy / FLAIR, lambda x: np.where(raw.brain, 0, -7), dtype=np.float32)  # 0 is brain here
+    flair = first(nifti.read_frame(copy, modalities=('flair',)))
+    assert np.array_equal(nifti.read_case(copy, flair).brain, raw.brain) and 'border' not in caplog.text
+
+
+def test_a_volume_without_a_background_is_all_brain_and_said_to_be(copy, caplog):
+    noise = np.random.default_rng(0)
+    rewrite(copy / FLAIR, lambda x: x + noise.uniform(0, 9, x.shape), dtype=np.float32)
+    with caplog.at_level(logging.WARNING, 'unet_jax'):
+        assert nifti.read_case(copy, first(nifti.read_frame(copy))).brain.all()
+    assert 'flair.nii.gz: no one number makes up a quarter of its border' in caplog.text
+
+
+def test_a_real_volume_standardised_inside_the_brain_has_the_raw_ones_brain(shared_data, tmp_path):
+    source = shared_data / 'brats2021-00006'
+    raw = nifti.read_case(source, first(nifti.read_frame(source, split=(0, 0, 1))))
+    for path in source.glob('*.nii.gz'):
+        image = nibabel.load(path)
+        voxels = np.asarray(image.dataobj)[::2, ::2, ::2].astype(np.float32)
+        inside = voxels != 0
+        if 'seg' not in path.name:
+            voxels[inside] = (voxels[inside] - voxels[inside].mean()) / voxels[inside].std()
+        nibabel.save(nibabel.Nifti1Image(voxels, image.affine), tmp_path / path.name.removesuffix('.gz'))
+    case = nifti.read_case(tmp_path, first(nifti.read_frame(tmp_path, split=(0, 0, 1))))
+    assert np.array_equal(case.brain, raw.brain[::2, ::2, ::2]) and 180_000 < case.brain.sum() < 200_000
 
 
 def test_negative_values_inside_the_brain_are_kept_but_not_the_mark_for_outside(copy):

@@ -86,6 +86,6 @@ def test_a_phantom_volume(tmp_path):
     by_heart(config, 100)
     frame = read_frame(config)
     experiment = create(settle(config, frame))
-    rows = volumes.rows(frame)
+    rows = volumes.rows(experiment, frame)
     dice = dice_after_training(experiment, volumes.training_samples(experiment, rows, rows), tmp_path)
     assert dice['dice/WT'] > 0.95 and dice['dice/TC'] > 0.9 and dice['dice/ET'] > 0.6

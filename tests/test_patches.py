@@ -1,10 +1,14 @@
 """Patches to train on and tiles to validate on: pure functions of seed and visit; every voxel is covered."""
+import jax
 import numpy as np
 import pandas as pd
 import pytest
 
+from configs.default import get_config
 from unet_jax.pipeline import patches, stream
 from unet_jax.pipeline.volumes import Grid, Volume
+from unet_jax.training import space
+from unet_jax.training import step as steps
 
 SIZE = (8, 8, 8)
 
@@ -14,7 +18,8 @@ class Fake:
 
     def __init__(self, *volumes):
         self.volumes, self.folders = volumes, tuple(range(len(volumes)))
-        self.rows = pd.DataFrame({'case': [f'case {k}' for k in range(len(volumes))], 'path': 'x'})
+        self.rows = pd.DataFrame({'case': [f'case {k}' for k in range(len(volumes))], 'path': 'x',
+                                  'spacing': [[5.0, 1.0, 2.0]] * len(volumes)})
 
     def __getitem__(self, index):
         return self.volumes[index]
@@ -28,7 +33,7 @@ def volume(shape, tumours=()):
         label[place] |= 1 << k
     places = [np.argwhere(label & (1 << k)) for k in range(3)]
     return Volume(image, label, np.concatenate(places).astype(np.uint16), tuple(map(len, places)),
-                  Grid(shape, 'LPS', 'LPS', (0, 0, 0), shape))
+                  Grid(shape[::-1], 'SPL', 'LPS', (0, 0, 0), shape))
 
 
 TWO = Fake(volume((20, 12, 9), [(0, (10, 6, 4)), (2, (3, 3, 3)), (2, (4, 3, 3)), (2, (4, 4, 3))]), volume((5, 30, 8)))
@@ -64,7 +69,7 @@ def test_a_cut_beyond_the_border_is_zero_there():
 
 
 def test_a_patch_is_a_pure_function_of_case_seed_and_visit():
-    samples = patches.Patches(TWO, TWO.rows, SIZE, 1 / 3)
+    samples = patches.Patches(TWO, TWO.rows, SIZE, 1 / 3, SIZE)
     first = [samples.sample(0, seed=1, visit=v)[0] for v in range(20)]
     assert all(np.array_equal(a, samples.sample(0, seed=1, visit=v)[0]) for v, a in enumerate(first))
     assert len({a.tobytes() for a in first}) > 10
@@ -72,13 +77,41 @@ def test_a_patch_is_a_pure_function_of_case_seed_and_visit():
 
 
 def test_patches_reach_every_voxel_and_never_leave_the_volume():
-    samples = patches.Patches(TWO, TWO.rows, SIZE, 0.0)
+    samples = patches.Patches(TWO, TWO.rows, SIZE, 0.0, SIZE)
     seen = set()
     for visit in range(1200):
-        image, label = samples.sample(0, seed=0, visit=visit)
+        image, label, _ = samples.sample(0, seed=0, visit=visit)
         assert image.shape == (*SIZE, 1) and label.shape == SIZE and image.min() > 0
         seen |= set(image.ravel().astype(int).tolist())
     assert seen == set(range(1, 20 * 12 * 9 + 1))
+
+
+def test_what_is_cut_for_turning_has_the_patch_in_its_middle_and_is_0_beyond_the_volume():
+    cut = (13, 10, 12)
+    small = patches.Patches(TWO, TWO.rows, SIZE, 0.5, SIZE)
+    large, whole = small._replace(cut=cut), np.pad(TWO[0].image[..., 0], 20)
+    for visit in range(40):
+        (image, label, _), (around, labels, spacing) = (s.sample(0, seed=0, visit=visit) for s in (small, large))
+        middle = tuple(slice((c - n) // 2, (c - n) // 2 + n) for c, n in zip(cut, SIZE))
+        assert np.array_equal(around[middle], image) and np.array_equal(labels[middle], label)
+        start = np.argwhere(whole == image[0, 0, 0, 0])[0] - [m.start for m in middle]
+        assert np.array_equal(around[..., 0], whole[tuple(slice(s, s + c) for s, c in zip(start, cut))])
+        assert spacing.tolist() == [2, 1, 5] and spacing.dtype == np.float32  # the file's axes point as SPL
+
+
+def test_a_training_batch_of_volumes_tells_the_size_of_its_voxels_and_one_that_is_turned_has_the_networks_size():
+    config = get_config()
+    with config.unlocked():
+        config.data.update({'size': SIZE, 'standardise': False})
+        config.augment.update({'flip': (False,) * 3, 'spatial_probability': 1.0, 'rotation': 20.0,
+                               'intensity_probability': 0.0})
+    samples = patches.Patches(TWO, TWO.rows, SIZE, 0.0, space.cut_size(config))
+    batch = stream.batch(samples, seed=5, step=3, batch_size=4)
+    assert batch['spacing'].shape == (4, 3) and batch['image'].shape == (4, *space.cut_size(config), 1)
+    image, label = steps.prepare(batch, config, jax.random.key(0))
+    assert image.shape == (4, *SIZE, 1) and label.shape == (4, *SIZE)
+    as_cubes = steps.prepare({**batch, 'spacing': np.ones((4, 3), np.float32)}, config, jax.random.key(0))[0]
+    assert not np.allclose(image, as_cubes)
 
 
 def test_foreground_patches_have_each_class_alike_however_rare():
@@ -95,7 +128,7 @@ def test_the_share_of_foreground_is_the_one_asked_for(share):
 
 
 def test_a_case_without_tumour_gives_patches_from_anywhere():
-    image, label = patches.Patches(TWO, TWO.rows, SIZE, 1.0).sample(1, seed=0, visit=0)
+    image, label, _ = patches.Patches(TWO, TWO.rows, SIZE, 1.0, SIZE).sample(1, seed=0, visit=0)
     assert image.shape == (*SIZE, 1) and not label.any()
     assert not image[0].any() and not image[6:].any() and image[1:6].all()  # five voxels of eight, in the middle
 
@@ -111,7 +144,7 @@ def test_tiles_cover_every_voxel_of_every_case():
 
 
 def test_the_stream_gives_the_same_patches_to_any_number_of_processes():
-    samples = patches.Patches(TWO, TWO.rows, SIZE, 1 / 3)
+    samples = patches.Patches(TWO, TWO.rows, SIZE, 1 / 3, SIZE)
     whole = stream.batch(samples, seed=5, step=3, batch_size=4)
     parts = [stream.dataset(samples, seed=5, batch_size=4, process=p, processes=2)[3] for p in range(2)]
     order = np.argsort(np.concatenate([part['visit'] for part in parts]))

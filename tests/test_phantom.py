@@ -138,14 +138,17 @@ def test_holes_and_diagonal_neighbours_survive_in_polygons():
     assert (left, top, width, height) == (5, 5, 25, 25)
 
 
-def test_a_complete_folder_is_kept_and_one_of_other_settings_made_again(tmp_path):
+def test_a_complete_folder_is_kept_whatever_the_settings(tmp_path):
     settings = {'train': 1, 'valid': 1, 'test': 1, 'size': 32}
     folder = phantom.write_coco(tmp_path / 'a', **settings)
     before = (folder / 'phantom.json').stat().st_mtime_ns
     assert (phantom.write_coco(folder, **settings) / 'phantom.json').stat().st_mtime_ns == before
+    with pytest.raises(InputError, match="a: holds phantoms of other settings, .*'train': 1.*delete that folder"):
+        phantom.write_coco(folder, **settings | {'train': 2})
+    (tmp_path / 'config.json').touch()  # a run has begun with them
     phantom.write_coco(folder, **settings | {'train': 2})
-    assert len(list((folder / 'train').glob('*.png'))) == 2
-    assert [path.name for path in tmp_path.iterdir()] == ['a']
+    assert len(list((folder / 'train').glob('*.png'))) == 1
+    assert {path.name for path in tmp_path.iterdir()} == {'a', 'config.json'}
 
 
 def test_a_folder_of_something_else_is_never_overwritten(tmp_path):

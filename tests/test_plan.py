@@ -37,3 +37,11 @@ def test_too_little_memory_says_what_to_try(capsys):
 def test_memory_must_be_above_zero():
     with pytest.raises(InputError, match='--memory=0'):
         plan.plan(tiny(), memory=0)
+
+
+def test_an_image_too_small_for_the_deepest_level_is_refused_before_any_work():
+    config = tiny().copy_and_resolve_references()
+    with config.unlocked():
+        config.data.size = (2, 2)
+    with pytest.raises(InputError, match=r'config.data.size = \(2, 2\).*2 times smaller'):
+        create(config)

@@ -10,7 +10,8 @@ import pytest
 from PIL import Image, ImageDraw
 
 from unet_jax.errors import InputError
-from unet_jax.report import html, overlays
+from unet_jax.report import overlays
+from unet_jax.report import scores as scores_of
 from unet_jax.report.curves import curves, dice_distribution, series
 from unet_jax.report.html import Example, choose_examples, write
 
@@ -107,6 +108,45 @@ def test_the_page_holds_every_section_and_the_numbers(tmp_path):
     assert 'todo' not in [value for _, name, value in page.attributes if name == 'class']
 
 
+def with_means(folder, everyone, some, n, **more):
+    """`full`, with this Dice over all 7 cases, and this over the n that have WT."""
+    path = full(folder) / 'evaluation/test/summary.json'
+    summary = json.loads(path.read_text())
+    dice = summary['regions']['WT']['dice'] | {'mean': everyone}
+    summary['regions']['WT']['dice'] = dice | {'with_region': dice | {'mean': some, 'low': 0.0, 'high': 0.1, 'n': n}}
+    path.write_text(json.dumps(summary | more))
+    return folder
+
+
+def test_the_card_of_a_network_that_predicts_nothing_says_0(tmp_path):
+    text, page = read(write(with_means(tmp_path, 4 / 7, 0.0, 3), 'test', []))
+    assert '<p class="big">0.000</p>' in text and '<p class="big">0.571</p>' not in text
+    assert '0.000 – 0.100, n = 3all 7 cases: 0.571' in page.text
+    assert 'with region 0.000 [0.000, 0.100], n = 3' in page.text  # in the table, beside the mean over all
+
+
+def test_where_every_case_has_the_region_the_card_has_one_number(tmp_path):
+    _, page = read(write(with_means(tmp_path, 0.9, 0.9, 7), 'test', []))
+    assert 'all 7 cases' not in page.text and 'with region 0.9' not in page.text
+
+
+def test_names_of_runs_and_checkpoints_are_shown_and_not_obeyed(tmp_path):
+    told = {'checkpoint': f'{NASTY}:5', 'seen': NASTY, 'members': [{'run': NASTY, 'checkpoint': 5}] * 2}
+    text, page = read(write(with_means(tmp_path, 0.9, 0.9, 7, **told), 'test', [], again=f'python {NASTY}'))
+    assert 'script' not in page.tags and page.text.count(NASTY) >= 5
+
+
+def test_a_subset_without_annotations_is_unscored_on_every_card_and_in_every_section(tmp_path):
+    folder = full(tmp_path)
+    (folder / 'evaluation/test/summary.json').write_text(json.dumps(
+        {'convention': 'brats', 'cases': 7, 'units': 'px', 'unscored': True, 'regions': {'WT': {}, 'ET': {}}}))
+    pd.DataFrame({'case': ['a'], 'group': ['a'], 'region': ['WT'], 'volume_prediction': [3]}).to_csv(
+        folder / 'evaluation/test/cases.csv', index=False)
+    text, page = read(write(folder, 'test', []))
+    assert text.count('<p class="big">unscored</p>') == 2 and page.text.count('Unscored: no case of the test') == 3
+    assert 'of which none has an annotation' in page.text and '1.000' not in page.text
+
+
 def test_what_of_the_data_concerns_the_scores_stands_above_the_table(tmp_path):
     _, page = read(write(full(tmp_path), 'test', []))
     data = page.text[page.text.index('\nData'):page.text.index('\nConfiguration')]
@@ -198,7 +238,7 @@ def test_three_real_images_take_under_a_megabyte(tmp_path, shared_data):
     (0.87654, 'dice', '0.877'), (None, 'dice', '–'), (float('nan'), 'hd95', '–'), (4.5678, 'hd95', '4.57'),
     (12345.6, 'volume_reference', '12,346'), (float('inf'), 'hd95', 'inf'), (3.14159, 'lesion_hd95', '3.14')])
 def test_numbers_are_written_as_their_metric_asks(value, key, text):
-    assert html._number(value, key) == text
+    assert scores_of.number(value, key) == text
 
 
 # --- which cases ---

@@ -14,10 +14,9 @@ import pytest
 from PIL import Image
 
 from unet_jax import phantom
-from unet_jax.annotations import brats_h5, coco, nifti
+from unet_jax.annotations import brats_h5, coco, image_file, nifti
 from unet_jax.annotations import frame as frames
 from unet_jax.errors import InputError
-from unet_jax.formats import image_file
 from unet_jax.pipeline import decode
 from unet_jax.training import checkpoint
 from unet_jax.training import state as states

@@ -68,7 +68,8 @@ def test_points_outside_are_clipped_to_the_image():
 
 
 REFUSED = [
-    ([], 'no polygon'), ([[]], '0 points'), ([[1, 1, 2, 2]], '2 points'), ([[1, 1, 2, 2, 3]], 'not pairs'),
+    ([], 'no polygon'), ([[]], 'no polygon'), ([[], []], 'no polygon'), ({}, 'RLE of size None'),
+    ([[0, 0, '4_0', 0, 4, 4]], '4_0'), ([[1, 1, 2, 2]], '2 points'), ([[1, 1, 2, 2, 3]], 'not pairs'),
     ([SQUARE, [1, 1]], '1 points'), ([[0, 0], [4, 0], [4, 4]], '1 points'),
     ([[0, 0, 1, float('nan'), 1, 1]], 'nan is not a number'), ([[0, 0, 1, float('inf'), 1, 1]], 'inf is not a number'),
     ([[0, 0, 1, -1e9, 1, 1]], 'within ±100000'), ([[0, 0, 1, 10 ** 400, 1, 1]], 'is not a number'),

@@ -6,18 +6,21 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from unet_jax.annotations import labels
 from unet_jax.inference import sliding_window
 from unet_jax.inference.predict import Predictor
 from unet_jax.pipeline.volumes import Grid, Volume
 from unet_jax.training import sharding
 
 SIZE = (8, 8, 8)
+REGIONS = (labels.Region('a', (1,), 1), labels.Region('b', (2,), 2))
 
 
 def predictor(program, *params, regions=1, channels=1, overlap=0.5, batch_size=3, size=SIZE):
     """One whose network is `program(params, batch)`."""
     evaluation = SimpleNamespace(batch_size=batch_size, threshold=0.5, overlap=overlap)
-    experiment = SimpleNamespace(config=SimpleNamespace(evaluation=evaluation), regions=('region',) * regions,
+    experiment = SimpleNamespace(config=SimpleNamespace(evaluation=evaluation), regions=REGIONS[:regions],
+                                 classes=(1, 2), of=labels.region_bits(REGIONS[:regions], (1, 2)),
                                  settings=SimpleNamespace(size=size, channels=channels))
     return Predictor(experiment, params or (1.0,), jax.jit(program), sharding.create_mesh(jax.devices()[:1]))
 

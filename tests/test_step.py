@@ -1,4 +1,6 @@
 """The train step: learns, skips what is not finite, gives every device and every batch the same result."""
+import itertools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -18,6 +20,7 @@ def tiny(**sections):
     """A small network and a short run; `sections` are {section: {field: value}}."""
     config = get_config()
     with config.unlocked():
+        config.data.size = (16, 16)
         config.model.update({'features': (4, 8), 'encoder_blocks': (1, 1), 'decoder_blocks': (1,)})
         config.optimizer.update({'warmup': 0, 'learning_rate': 1e-2})
         for section, fields in sections.items():
@@ -25,10 +28,10 @@ def tiny(**sections):
     return config
 
 
-def build(config, devices=1):
+def build(config, devices=1, length=100):
     module = unet.build(config.model, 1)
-    transform = optimizer.create(config.optimizer, 100)
-    step = steps.make_train_step(config, module, transform, (1,), optimizer.learning_rate(config.optimizer, 100))
+    transform = optimizer.create(config.optimizer, length)
+    step = steps.make_train_step(config, module, transform, (1,), optimizer.learning_rate(config.optimizer, length))
     mesh = sharding.create_mesh(jax.devices()[:devices])
     everywhere, split = sharding.replicated(mesh), sharding.split(mesh)
     state = states.create(unet.init(module, jax.random.key(0), (16, 16), 1), transform)
@@ -58,6 +61,38 @@ def test_the_loss_falls_and_the_average_follows_the_parameters():
     assert 0 < gap < 0.2
 
 
+def test_the_average_is_taken_of_the_parameters_after_the_update():
+    """By hand, with the decay (1 + t) / (10 + t) of the first updates: 1/10, then 2/11."""
+    step, state, mesh = build(tiny())
+    for share in (0.1, 2 / 11):
+        after, _ = step(state, sharding.put(disks(), mesh))
+        for old, new, average in zip(*map(jax.tree.leaves, (state.ema_params, after.params, after.ema_params)),
+                                     strict=True):
+            np.testing.assert_allclose(average, share * old + (1 - share) * new, rtol=1e-5, atol=1e-7)
+        state = after
+
+
+@pytest.mark.parametrize('fields', [{'name': 'sgd', 'arguments': (('momentum', 0.9),), 'learning_rate': 0.05}, {}],
+                         ids=['sgd', 'adamw'])
+def test_accumulated_batches_train_like_one_large_batch(fields):
+    """Same samples, warm-up, schedule, averages; three updates, with the warm-up's end among them."""
+    found = []
+    for accumulate in (1, 2):
+        size = 8 // accumulate
+        step, state, mesh = build(tiny(optimizer={**fields, 'accumulate': accumulate, 'warmup': 2 * accumulate}),
+                                  length=4 * accumulate)
+        for k in range(3 * accumulate):
+            whole = disks(start=8 * (k // accumulate))
+            batch = {name: array[k % accumulate * size:][:size] for name, array in whole.items()}
+            before, (state, metrics) = state, step(state, sharding.put(batch, mesh))
+            if accumulate == 2 and k % 2 == 0:  # nothing moves, the average neither
+                pair = (jax.tree.leaves((s.params, s.ema_params)) for s in (before, state))
+                assert all(np.array_equal(one, other) for one, other in zip(*pair, strict=True))
+        found.append((state.params, state.ema_params, metrics['learning_rate']))
+    for one, other in zip(*map(jax.tree.leaves, found), strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-3, atol=2e-5)
+
+
 def test_without_averaging_the_averaged_parameters_are_the_parameters():
     step, state, mesh = build(tiny(optimizer={'ema': 0.0}))
     state, _ = step(state, sharding.put(disks(), mesh))
@@ -78,7 +113,8 @@ def test_a_non_finite_batch_changes_nothing_but_the_step():
     assert metrics['finite'] == 0 and int(after.step) == 1
     for before, now in zip(*(jax.tree.leaves((s.params, s.ema_params, s.opt_state)) for s in (state, after))):
         assert np.array_equal(before, now)
-    assert step(after, sharding.put(broken, mesh))[1]['learning_rate'] == 0  # the warm-up waits for updates too
+    metrics = step(after, sharding.put(broken, mesh))[1]
+    assert float(metrics['learning_rate']) == pytest.approx(1e-3)  # a tenth: the warm-up waits for updates too
 
 
 def test_a_gradient_that_is_not_finite_is_caught_where_the_loss_is(monkeypatch):
@@ -100,19 +136,30 @@ def test_padding_samples_do_not_count():
 
 def test_normalising_gives_mean_0_and_deviation_1_and_leaves_a_constant_at_0():
     image = jnp.asarray(np.random.default_rng(0).normal(5, 3, (16, 16, 2)))
-    done = steps.normalise(image, True)
+    done, _ = steps.normalise(image, True)
     assert jnp.allclose(done.mean((0, 1)), 0, atol=1e-5) and jnp.allclose(done.std((0, 1)), 1, atol=1e-5)
-    assert not jnp.any(steps.normalise(jnp.full((4, 4, 1), 7.0), True))
+    for shape in ((4, 4, 1), (37, 11, 1)):  # means of the second are rounded
+        assert jnp.abs(steps.normalise(jnp.full(shape, 7.0), True)[0]).max() < 0.05
+        assert jnp.abs(steps.normalise(jnp.full(shape, 77, jnp.uint8), True)[0]).max() < 0.05
 
 
-def test_predicting_with_flips_is_the_mean_of_the_views_and_mirrors_with_the_input():
-    config = tiny(evaluation={'flips': True}, augment={'flip': (True, True)})
+@pytest.mark.parametrize('axes, flips, views', [(2, (True, False), 2), (3, (True, True, True), 8)])
+def test_predicting_with_flips_is_the_mean_of_the_views_by_one_network(axes, flips, views):
+    config = tiny(evaluation={'flips': True}, augment={'flip': flips})
     module = unet.build(config.model, 1)
-    params = unet.init(module, jax.random.key(1), (16, 16), 1)
-    predict, batch = steps.make_predict_step(config, module, (1,)), disks(2)
-    straight = predict(params, batch)
-    mirrored = predict(params, batch | {'image': batch['image'][:, ::-1]})
-    assert jnp.allclose(straight[:, ::-1], mirrored, atol=1e-5) and straight.shape == (2, 16, 16, 1)
+    params = unet.init(module, jax.random.key(1), (8,) * axes, 1)
+    image = jnp.asarray(np.random.default_rng(0).normal(size=(2, *(8,) * axes, 1)), jnp.float16)
+    predict = jax.jit(steps.make_predict_step(config, module, (1,)))
+    found, want = predict(params, {'image': image}), []
+    for mirrored in itertools.product(*[(False, True) if on else (False,) for on in flips]):
+        view = [a + 1 for a, on in enumerate(mirrored) if on]
+        seen = jnp.flip(jax.vmap(lambda x: steps.normalise(x, True)[0])(image), view)
+        want.append(jnp.flip(jax.nn.sigmoid(unet.apply(module, params, seen)), view))
+    assert len(want) == views and np.ptp(want, axis=0).max() > 1e-3
+    np.testing.assert_allclose(found, sum(want) / views, atol=1e-5)
+    convolutions = predict.lower(params, {'image': image}).as_text()
+    alone = jax.jit(steps.make_predict_step(tiny(augment={'flip': flips}), module, (1,)))
+    assert len(convolutions) < 1.5 * len(alone.lower(params, {'image': image}).as_text())
 
 
 def test_a_softmax_region_has_the_probability_of_all_that_lies_inside_it():

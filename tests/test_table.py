@@ -6,7 +6,8 @@ import pandas as pd
 import pytest
 
 from unet_jax.errors import InputError
-from unet_jax.evaluation import lesions, overlap, surface, table
+from unet_jax.evaluation import comparison, lesions, measure, overlap, surface, table
+from unet_jax.evaluation import summary as summaries
 
 NAN, INF = float('nan'), float('inf')
 
@@ -27,13 +28,13 @@ CASES = frame(dice=[0.5, 1.0, 0.0], hd95=[3.0, 0.0, 373.12866], tp=[2, 0, 0], fp
 
 
 def summary(cases=CASES, convention='brats', units='mm', **more):
-    return table.summarise(cases, convention=convention, units=units, **more)
+    return summaries.summarise(cases, convention=convention, units=units, **more)
 
 
 def test_a_score_holds_what_the_other_modules_measure():
     reference, prediction = masks()
     spacing = (1.0, 2.0, 1.5)
-    scores = table.score(reference, prediction, spacing=spacing, tolerance=2.0, lesion='MET')
+    scores = measure.score(reference, prediction, spacing=spacing, tolerance=2.0, lesion='MET')
     c = overlap.counts(reference, prediction)
     assert list(scores) == ['dice', 'iou', 'sensitivity', 'specificity', 'hd95', 'surface_dice', 'lesion_dice',
                             'lesion_hd95', 'lesion_tp', 'lesion_fn', 'lesion_fp', 'tp', 'fp', 'fn', 'tn',
@@ -48,14 +49,15 @@ def test_a_score_holds_what_the_other_modules_measure():
 
 
 def test_distances_and_lesions_are_measured_only_if_asked_for():
-    assert {'hd95', 'surface_dice', 'lesion_dice'}.isdisjoint(table.score(*masks(), spacing=(1, 1, 1), surface=False))
-    nnunet = table.score(*masks(), spacing=(1, 1, 1), convention='nnunet')
+    plain = measure.score(*masks(), spacing=(1, 1, 1), surface=False)
+    assert {'hd95', 'surface_dice', 'lesion_dice'}.isdisjoint(plain)
+    nnunet = measure.score(*masks(), spacing=(1, 1, 1), convention='nnunet')
     assert 'hd95' not in nnunet and 'surface_dice' in nnunet
 
 
 def test_an_image_is_scored_in_pixels_with_its_diagonal_as_penalty():
     reference = masks()[0][..., 0]
-    scores = table.score(reference, np.zeros_like(reference), spacing=(1.0, 1.0))
+    scores = measure.score(reference, np.zeros_like(reference), spacing=(1.0, 1.0))
     assert scores['hd95'] == np.hypot(8, 9)
     assert scores['volume_reference'] == 16
 
@@ -98,8 +100,38 @@ def test_an_infinite_distance_makes_the_mean_null_and_is_counted():
 
 @pytest.mark.parametrize(('convention', 'pooled'), [('brats', 1.0), ('monai', None)])
 def test_pooled_dice_of_nothing_is_what_the_convention_says(convention, pooled):
-    cases = frame(dice=[NAN], tp=[0], fp=[0], fn=[0])
+    cases = pd.concat([frame(dice=[NAN], tp=[0], fp=[0], fn=[0]), CASES.assign(region='TC')])
     assert summary(cases, convention)['regions']['WT']['pooled_dice'] == pooled
+
+
+def test_cases_without_the_region_have_a_mean_apart():
+    """A network that predicts nothing: 1 in three cases without tumour, 0 in one with."""
+    cases = frame(dice=[1.0, 1.0, 0.0, 1.0], hd95=[0.0, 0.0, 80.0, 0.0], tp=[0] * 4, fp=[0] * 4, fn=[0, 0, 9, 0])
+    dice = summary(cases)['regions']['WT']['dice']
+    assert (dice['mean'], dice['n']) == (0.75, 4)
+    assert (dice['with_region']['mean'], dice['with_region']['n']) == (0.0, 1)
+    text = table.text(summary(cases))
+    lines = [line.split() for line in text.split('\n')]
+    assert ['WT', 'dice,', 'with', 'region', '0.0000', '-', '..', '-', '0.0000', '1'] in lines
+    assert ['WT', 'hd95', '(mm),', 'with', 'region', '80.00', '-', '..', '-', '80.00', '1'] in lines
+    assert 'leave out the cases whose reference lacks the region' in text
+
+
+def test_where_every_case_has_the_region_there_is_one_mean():
+    cases = frame(dice=[0.5, 0.7], tp=[1, 1], fp=[0, 0], fn=[0, 0])
+    dice = summary(cases)['regions']['WT']['dice']
+    assert dice['with_region'] == {key: dice[key] for key in dice['with_region']} and dice['with_region']['n'] == 2
+    assert 'with region' not in table.text(summary(cases))
+
+
+def test_cases_without_any_annotation_are_unscored():
+    cases = frame(dice=[1.0, 0.0], tp=[0, 0], fp=[0, 7], fn=[0, 0], volume_prediction=[0, 7])
+    both = pd.concat([cases, cases.assign(region='TC')])
+    found = summary(both)
+    assert found['unscored'] and found['regions'] == {'WT': {}, 'TC': {}} and found['cases'] == 2
+    text = table.text(found)
+    assert 'none of them has an annotation of WT, TC' in text and text.count('unscored') == 3
+    assert not any(character.isdigit() for character in text.replace('2 cases', ''))
 
 
 def test_tolerance_and_challenge_are_told_beside_their_metrics():
@@ -125,8 +157,8 @@ def test_an_unknown_convention_is_refused():
 
 def test_written_files_read_back_equal(tmp_path):
     cases = frame(dice=[0.1 + 0.2, NAN, 1 / 3], hd95=[INF, 0.0, 1e-17]).assign(case=['001', 'NA', 'ü,"'])
-    table.write(tmp_path / 'new' / 'folder', cases, summary(cases, 'monai'))
-    pd.testing.assert_frame_equal(table.read_cases(tmp_path / 'new' / 'folder'), cases, check_dtype=False)
+    summaries.write(tmp_path / 'new' / 'folder', cases, summary(cases, 'monai'))
+    pd.testing.assert_frame_equal(summaries.read_cases(tmp_path / 'new' / 'folder'), cases, check_dtype=False)
     stored = json.loads((tmp_path / 'new' / 'folder' / 'summary.json').read_text(encoding='utf-8'))
     assert stored == summary(cases, 'monai')
     assert sorted(path.name for path in (tmp_path / 'new' / 'folder').iterdir()) == ['cases.csv', 'summary.json']
@@ -135,21 +167,21 @@ def test_written_files_read_back_equal(tmp_path):
 def test_every_digit_is_kept(tmp_path):
     values = np.random.default_rng(0).random(300)
     cases = pd.DataFrame({'case': [f'{k}' for k in range(300)], 'group': 'p', 'region': 'WT', 'dice': values})
-    table.write(tmp_path, cases, {})
-    assert table.read_cases(tmp_path)['dice'].tolist() == values.tolist()
+    summaries.write(tmp_path, cases, {})
+    assert summaries.read_cases(tmp_path)['dice'].tolist() == values.tolist()
 
 
 def test_what_cannot_be_written_leaves_the_old_files(tmp_path):
-    table.write(tmp_path, CASES, summary())
+    summaries.write(tmp_path, CASES, summary())
     before = [path.read_bytes() for path in sorted(tmp_path.iterdir())]
     with pytest.raises(ValueError, match='JSON'):
-        table.write(tmp_path, CASES.iloc[:1], {'mean': NAN})
+        summaries.write(tmp_path, CASES.iloc[:1], {'mean': NAN})
     assert [path.read_bytes() for path in sorted(tmp_path.iterdir())] == before
 
 
 def test_reading_what_was_never_written_says_so(tmp_path):
     with pytest.raises(InputError, match='evaluate the run first'):
-        table.read_cases(tmp_path)
+        summaries.read_cases(tmp_path)
 
 
 def test_the_text_names_convention_units_cases_and_intervals():
@@ -176,12 +208,12 @@ def test_the_text_tells_what_is_undefined_or_infinite_and_shows_it_as_a_dash():
 
 def test_numbers_stand_below_each_other():
     rows = table.text(summary()).split('\n\n')[1].split('\n')
-    assert len({row.index('..') for row in rows if '..' in row}) == 1
+    assert len({row.index('..') for row in rows if '..' in row and '- ..' not in row}) == 1
 
 
 def test_a_comparison_by_hand():
     better = CASES.assign(dice=[0.6, 1.0, 0.2], hd95=[2.0, 0.0, 300.0])
-    compared = table.compare(CASES, better)
+    compared = comparison.compare(CASES, better)
     dice, hd95 = (compared['regions']['WT'][name] for name in ('dice', 'hd95'))
     assert (compared['cases'], compared['only_a'], compared['only_b']) == (3, [], [])
     assert dice['difference'] == pytest.approx(0.1)
@@ -190,18 +222,32 @@ def test_a_comparison_by_hand():
 
 
 def test_a_comparison_draws_patients():
-    compared = table.compare(CASES, CASES.assign(dice=[0.6, 1.0, 0.2]))['regions']['WT']['dice']
+    compared = comparison.compare(CASES, CASES.assign(dice=[0.6, 1.0, 0.2]))['regions']['WT']['dice']
     # Differences 0.1, 0 of patient p and 0.2 of q: resamples p p, p q, q q.
     assert (compared['low'], compared['high']) == pytest.approx((0.05, 0.2))
 
 
+def test_a_comparison_has_the_cases_with_the_region_apart():
+    """Of CASES only the first has it: there b is worse, though it is better on the whole."""
+    found = comparison.compare(CASES, CASES.assign(dice=[0.4, 1.0, 1.0]))
+    dice = found['regions']['WT']['dice']
+    assert dice['difference'] == pytest.approx(0.3) and dice['with_region']['difference'] == pytest.approx(-0.1)
+    assert (dice['n'], dice['with_region']['n'], dice['with_region']['losses']) == (3, 1, 1)
+    assert 'dice, with region' in table.comparison_text(found)
+
+
+def test_runs_scored_against_other_annotations_are_refused():
+    with pytest.raises(InputError, match="case 'a', region 'WT' has 4 voxels in the reference of the first and 5"):
+        comparison.compare(CASES, CASES.assign(fn=[3, 0, 0]))
+
+
 def test_the_order_of_rows_does_not_matter():
     better = CASES.assign(dice=[0.6, 1.0, 0.2])
-    assert table.compare(CASES, better.iloc[::-1]) == table.compare(CASES, better)
+    assert comparison.compare(CASES, better.iloc[::-1]) == comparison.compare(CASES, better)
 
 
 def test_cases_of_one_run_only_are_named():
-    compared = table.compare(CASES.iloc[:2], CASES.iloc[1:])
+    compared = comparison.compare(CASES.iloc[:2], CASES.iloc[1:])
     assert (compared['cases'], compared['only_a'], compared['only_b']) == (1, ['a WT'], ['c WT'])
     text = table.comparison_text(compared)
     assert 'Only in a: a WT' in text and 'Only in b: c WT' in text and '1 cases in common' in text
@@ -209,7 +255,7 @@ def test_cases_of_one_run_only_are_named():
 
 def test_a_comparison_is_json_and_text_whatever_is_undefined():
     undefined = CASES.assign(dice=NAN, hd95=INF)
-    compared = table.compare(CASES, undefined)
+    compared = comparison.compare(CASES, undefined)
     assert json.loads(json.dumps(compared, allow_nan=False)) == compared
     assert compared['regions']['WT']['dice']['difference'] is None
     assert 'nan' not in table.comparison_text(compared)
@@ -217,7 +263,7 @@ def test_a_comparison_is_json_and_text_whatever_is_undefined():
 
 def test_runs_without_a_common_case_are_refused():
     with pytest.raises(InputError, match="no case in common: 'a WT'"):
-        table.compare(CASES.iloc[:1], CASES.iloc[1:])
+        comparison.compare(CASES.iloc[:1], CASES.iloc[1:])
 
 
 def test_a_real_case_of_three_regions_moved_by_two_voxels(shared_data):
@@ -227,9 +273,9 @@ def test_a_real_case_of_three_regions_moved_by_two_voxels(shared_data):
     rows = []
     for classes in ((1, 2, 4), (1, 4), (4,)):  # WT, TC, ET
         reference = np.isin(ids, classes)
-        same = table.score(reference, reference, spacing=spacing, lesion='GLI')
+        same = measure.score(reference, reference, spacing=spacing, lesion='GLI')
         assert (same['dice'], same['hd95'], same['surface_dice'], same['lesion_dice']) == (1, 0, 1, 1)
-        moved = table.score(reference, np.roll(reference, 2, 0), spacing=spacing, lesion='GLI')
+        moved = measure.score(reference, np.roll(reference, 2, 0), spacing=spacing, lesion='GLI')
         assert moved['hd95'] == 2 and 0 < moved['dice'] < 1 and 0 < moved['surface_dice'] < 1
         rows.append(moved['volume_reference'])
     assert rows == [25506 + 85957 + 26448, 25506 + 26448, 26448]
@@ -237,5 +283,5 @@ def test_a_real_case_of_three_regions_moved_by_two_voxels(shared_data):
 
 def test_scores_can_be_written_as_json():
     mask = np.arange(64).reshape(4, 4, 4) % 3 == 0
-    found = table.score(mask, ~mask, spacing=(1.0, 1.0, 1.0), lesion='GLI')
+    found = measure.score(mask, ~mask, spacing=(1.0, 1.0, 1.0), lesion='GLI')
     assert json.loads(json.dumps(found)) == pytest.approx(found, nan_ok=True)

@@ -102,7 +102,7 @@ def test_the_seeds_differ_in_weights_order_and_augmentation(both):
     assert abs(first[0]['loss'] - second[0]['loss']) > 1e-4
 
 
-def test_an_interrupted_set_of_runs_ends_with_the_same_bits(both, tmp_path, monkeypatch):
+def test_an_interrupted_set_of_runs_ends_with_the_same_bits(both, tmp_path, monkeypatch, capsys):
     class Killed(BaseException):
         pass
 
@@ -128,6 +128,8 @@ def test_an_interrupted_set_of_runs_ends_with_the_same_bits(both, tmp_path, monk
         together.train(members(tmp_path), devices=jax.devices()[:2])
     assert [checkpoint.steps(tmp_path / f'seed_{s}/checkpoints')[-1] for s in SEEDS] == [6, 4]
     assert together.train(members(tmp_path), devices=jax.devices()[:2])
+    said = capsys.readouterr().out
+    assert all(f'seed {seed}, step {STEPS}: validation dice/tumour' in said for seed in SEEDS)
     for seed in SEEDS:
         name = f'seed_{seed}'
         assert (tmp_path / name / 'metrics.jsonl').read_bytes() == (both / name / 'metrics.jsonl').read_bytes()

@@ -275,3 +275,28 @@ def test_a_network_without_outputs_or_with_a_flat_image_is_refused():
     module, params = network((8, 8))
     with pytest.raises(InputError, match=r'\(8, 8, 2\)'):
         unet.apply(module, params, np.zeros((8, 8, 2), np.float32))
+
+
+@pytest.mark.parametrize('size, fields, learns', [
+    ((4, 4), {}, False), ((4, 5), {}, True), ((4, 4), {'norm': 'group'}, True),
+    ((4, 4), {'norm': 'group', 'groups': 2, 'features': (4, 6, 2)}, False)])
+def test_a_deepest_level_of_one_pixel_learns_nothing_and_is_refused(size, fields, learns):
+    """The gradient of its kernels is 0 exactly where `check_size` refuses."""
+    module, params = network(size, **fields)
+    image = picture(size)
+    gradient = jax.jit(jax.grad(lambda p: jnp.square(unet.apply(module, p, image)).sum()))(params)
+    kernel = gradient['encoder_2_block_0']['first']['conv']['kernel']
+    assert bool(jnp.abs(kernel).max() > 1e-6) == learns
+    if learns:
+        unet.check_size(config(**fields), size)
+        return
+    with pytest.raises(InputError, match='config.data.size.*deepest of 3 levels is 4 times smaller, 1 × 1 pixel'):
+        unet.check_size(config(**fields), size)
+
+
+def test_the_size_of_the_deepest_level_counts_the_stem_and_all_axes():
+    unet.check_size(config(stem=2), (8, 9))
+    unet.check_size(config(norm='none'), (1, 1))
+    for size, fields in (((8, 8), {'stem': 2}), ((3, 4, 2), {})):
+        with pytest.raises(InputError, match='it learns nothing'):
+            unet.check_size(config(**fields), size)

@@ -1,8 +1,11 @@
 """Preparation: turned, cropped, standardised, resampled, cached; and back into the file's own voxels."""
 import functools
+import logging
 import os
 import shutil
 import threading
+import time
+from types import SimpleNamespace
 
 import nibabel
 import numpy as np
@@ -11,7 +14,7 @@ import pytest
 from unet_jax import phantom
 from unet_jax.annotations import nifti
 from unet_jax.errors import InputError
-from unet_jax.pipeline import volumes
+from unet_jax.pipeline import cache_limit, volumes
 
 CLASSES = (1, 2, 4)
 
@@ -146,6 +149,34 @@ def test_a_case_is_prepared_once_and_again_when_a_file_or_a_setting_changes(made
     assert not set(turned.folders) & set(changed.folders)
 
 
+def age(folders, days):
+    for folder in folders:
+        for place in (*folder.iterdir(), folder):
+            os.utime(place, times=(time.time() - days * cache_limit.DAY,) * 2)
+
+
+def test_prepared_cases_stay_within_the_limit_and_those_in_use_stay(made, tmp_path, caplog):
+    rows, folder, gb = rows_of(made), tmp_path / 'cache', 1e9
+    first, second = (volumes.open_volumes(rows, settings(made, orientation=turned), folder) for turned in ('', 'RAS'))
+    sizes = [sum(path.stat().st_size for path in case.iterdir()) for case in first.folders]
+    likely = [volumes.likely_size(row, settings(made)) for row in rows.itertuples()]
+    assert all(0.3 < a / b < 3 for a, b in zip(likely, sizes, strict=True))
+    age([*first.folders, *second.folders], 3)
+    used = volumes.open_volumes(rows, settings(made), folder)  # which marks them
+    caplog.set_level(logging.INFO, 'unet_jax')
+    volumes.open_volumes(rows, settings(made, orientation='LIP'), folder, limit=(2 * sum(sizes) + 100) / gb)
+    assert all(case.exists() for case in used.folders) and not any(case.exists() for case in second.folders)
+    assert caplog.text.count('samples go to') == 1 and '3 of earlier runs' in caplog.text
+
+
+def test_a_disk_that_is_full_is_no_damaged_case(made, tmp_path, monkeypatch):
+    """Skipping what cannot be read must not leave out cases that there was no room for."""
+    free = iter([10**9, 10**9, 10**9, 10**9])
+    monkeypatch.setattr(volumes.cache.shutil, 'disk_usage', lambda _: SimpleNamespace(free=next(free, 10)))
+    with pytest.raises(InputError, match='needs .* bytes .* 10 are free'):
+        volumes.open_volumes(rows_of(made), settings(made), tmp_path, on_error='skip')
+
+
 def test_what_is_opened_is_what_was_prepared(made, tmp_path):
     rows = rows_of(made)
     image, label, grid = volumes.prepare(rows.iloc[1], settings(made))
@@ -156,9 +187,9 @@ def test_what_is_opened_is_what_was_prepared(made, tmp_path):
 
 def test_a_case_that_hangs_is_named(made, tmp_path, monkeypatch):
     released, in_order, row = threading.Event(), volumes.threads.in_order, rows_of(made).iloc[0]
-    write = volumes.write
-    monkeypatch.setattr(volumes, 'write', lambda folder, case, settings: (
-        released.wait() if case.path == row.path else write(folder, case, settings)))
+    prepare = volumes.prepare
+    monkeypatch.setattr(volumes, 'prepare', lambda case, settings: (
+        released.wait() if case.path == row.path else prepare(case, settings)))
     monkeypatch.setattr(volumes.threads, 'in_order', functools.partial(in_order, timeout=0.2))
     with pytest.raises(InputError, match=f'{row.path}: the prepared case is not there after 0.2 s.*hangs'):
         volumes.open_volumes(rows_of(made), settings(made), tmp_path)
@@ -178,7 +209,7 @@ def test_a_missing_modality_is_zeros_and_a_case_without_label_is_prepared_too(ma
 def test_an_empty_volume_is_refused_by_name(made, tmp_path):
     root = rewritten(made, tmp_path, lambda i: nibabel.Nifti1Image(np.zeros(i.shape, np.int16), i.affine))
     row = rows_of(root, schema='2020').iloc[0]
-    with pytest.raises(InputError, match='BraTS20_Training_001.*above the background'):
+    with pytest.raises(InputError, match='BraTS20_Training_001.*other than the background'):
         volumes.prepare(row, settings(root))
 
 

@@ -9,7 +9,7 @@ from ml_collections import ConfigDict
 from unet_jax import formats
 from unet_jax.annotations import coco, labels, split
 from unet_jax.errors import InputError
-from unet_jax.model import unet
+from unet_jax.model import networks, unet
 from unet_jax.pipeline import decode, volumes
 
 
@@ -77,8 +77,10 @@ def create(config: ConfigDict) -> Experiment:
     else:
         settings = decode.Settings(**shared)
     channels = len(regions) + (config.loss.activation == 'softmax')
-    return Experiment(config, classes, regions, labels.region_bits(regions, classes), settings,
-                      unet.build(config.model, channels))
+    module = networks.build(config.model, channels)
+    if isinstance(module, unet.UNet):
+        unet.check_size(config.model, settings.size)
+    return Experiment(config, classes, regions, labels.region_bits(regions, classes), settings, module)
 
 
 def init_params(experiment: Experiment):

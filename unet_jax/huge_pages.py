@@ -7,6 +7,7 @@ GLIBC_TUNABLES said so before the process started.
 """
 import os
 import sys
+from contextlib import suppress
 
 TUNABLE = 'glibc.malloc.hugetlb'
 
@@ -19,11 +20,40 @@ def environment() -> dict[str, str]:
     return {'GLIBC_TUNABLES': ':'.join(filter(None, [given, f'{TUNABLE}=1']))}
 
 
-def restart() -> None:
-    """Starts this very command again, in the same process, with `environment`; returns where there is nothing to add.
+def restart(program: str) -> None:
+    """Starts this very command again, in the same process, with `environment`; returns where there is nothing to add,
+    and where the user did not start `program` (its __file__) itself: `python -m pdb main.py`, %run, a debugger, a
+    profiler or pytest would lose all that they hold.
 
     For the first lines of a program: 20 ms, nothing read yet. GLIBC_TUNABLES=glibc.malloc.hugetlb=0 goes without.
     """
     added = environment()
-    if added and sys.executable:
-        os.execve(sys.executable, sys.orig_argv, {**os.environ, **added})
+    if added and sys.executable and not watched() and started(sys.orig_argv) == os.path.realpath(program):
+        with suppress(OSError):  # it is only for speed
+            os.execve(sys.executable, sys.orig_argv, {**os.environ, **added})
+
+
+def started(command: list[str]) -> str | None:
+    """The file that an interpreter's command line starts, resolved; None for -m, -c, standard input and a prompt."""
+    rest = iter(command[1:])
+    for part in rest:
+        if not part.startswith('-'):
+            return os.path.realpath(part)
+        if part.startswith('--'):
+            if part == '--check-hash-based-pycs':
+                next(rest, None)
+            continue
+        letters = part[1:]  # of a cluster such as -OOu; from m, c, W or X on it is that option's own word
+        taken = next((k for k, letter in enumerate(letters) if letter in 'mcWX'), None)
+        if not letters or taken is not None and letters[taken] in 'mc':
+            return None
+        if taken == len(letters) - 1:
+            next(rest, None)
+    return None
+
+
+def watched() -> bool:
+    """Whether a debugger, a profiler or coverage looks on."""
+    monitoring = getattr(sys, 'monitoring', None)  # from Python 3.12 on
+    tools = monitoring and any(monitoring.get_tool(k) for k in range(6))
+    return bool(sys.gettrace() or sys.getprofile() or tools)

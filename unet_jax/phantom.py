@@ -1,6 +1,5 @@
 """Data sets of made-up heads, written to disk as the three real formats have them."""
 import json
-import logging
 import os
 import shutil
 from collections.abc import Callable
@@ -22,7 +21,6 @@ NAMES = {'2018': ('HGG', 'Brats18_MADE_{0}_1'), '2019': ('HGG', 'BraTS19_MADE_{0
          '2020': ('', 'BraTS20_Training_{0:03d}'), '2021': ('', 'BraTS2021_{0:05d}'),
          '2023': ('', 'BraTS-GLI-{0:05d}-{1:03d}'), '2024-GLI': ('', 'BraTS-GLI-{0:05d}-{1:03d}'),
          '2024-PED': ('', 'BraTS-PED-{0:05d}-{1:03d}'), 'MSD': ('', 'BRATS_{0:03d}')}
-log = logging.getLogger('unet_jax')
 
 
 def _polygons(part: np.ndarray) -> list[list[float]]:
@@ -50,12 +48,17 @@ def _seed(*numbers: int) -> int:
 
 
 def _once(folder: str | Path, settings: dict, write: Callable[[Path], None]) -> Path:
-    """`folder`, filled by `write` under a temporary name and renamed; kept where it already has these settings."""
+    """`folder`, filled by `write` under a temporary name and renamed; kept where it already has these settings, and
+    where a run has begun with it. Raises InputError where it holds anything else: runs elsewhere may need that."""
     folder, settings = Path(folder), json.loads(json.dumps({'version': VERSION, **settings}))
     note = folder / 'phantom.json'
-    if note.is_file() and json.loads(note.read_text()) == settings:
+    known = json.loads(note.read_text()) if note.is_file() else None
+    if known == settings or known and (folder.parent / 'config.json').exists():
         return folder
-    if folder.exists() and not note.is_file() and (not folder.is_dir() or any(folder.iterdir())):
+    if known:
+        raise InputError(f'{folder}: holds phantoms of other settings, {known}, not {settings}. Name another '
+                         '--workdir, or delete that folder if nothing needs it')
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise InputError(f'{folder}: exists and was not written by phantom.py; choose another folder')
     temporary = folder.with_name(f'.{folder.name}.{os.getpid()}')
     shutil.rmtree(temporary, ignore_errors=True)  # of a killed process that had the same number
@@ -63,9 +66,6 @@ def _once(folder: str | Path, settings: dict, write: Callable[[Path], None]) -> 
     try:
         write(temporary)
         (temporary / 'phantom.json').write_text(json.dumps(settings))
-        if folder.is_dir():
-            log.info('%s: phantoms of other settings, made again', folder)
-            shutil.rmtree(folder)
         try:
             temporary.rename(folder)
         except OSError:

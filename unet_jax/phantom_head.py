@@ -49,7 +49,7 @@ def _field(rng: np.random.Generator, axes: list[np.ndarray], scale: float) -> np
         weights = np.exp(-0.5 * (place - knots) ** 2)
         weights /= np.sqrt((weights ** 2).sum(0))
         column = [1] * axis + [-1] + [1] * (len(axes) - axis - 1)
-        field = sum(np.take(field, k, axis) * w.reshape(column) for k, w in zip(knots, weights))
+        field = sum(np.take(field, k, axis) * w.reshape(column) for k, w in zip(knots, weights, strict=True))
     return field
 
 
@@ -57,9 +57,9 @@ def _draw(rng, axes, *, skull, tumour):
     z, y, x = np.meshgrid(*axes, indexing='ij')
     lesions = _lesions(rng, axes, z, y, x) if tumour else []
     for centre, radius, _ in lesions:  # mass effect: what lies around a tumour is pushed away from it
-        offset = [u - c for u, c in zip((z, y, x), centre)]
+        offset = [u - c for u, c in zip((z, y, x), centre, strict=True)]
         push = 0.55 * np.exp(-sum(o ** 2 for o in offset) / (2 * (1.3 * radius) ** 2))
-        z, y, x = (u - push * o for u, o in zip((z, y, x), offset))
+        z, y, x = (u - push * o for u, o in zip((z, y, x), offset, strict=True))
     tissue, brain, ventricles = _anatomy(rng, axes, z, y, x, skull=skull)
     label = _label(rng, axes, lesions, brain & ~ventricles)
     for value, kind in ((ED, OEDEMA), (NCR, NECROSIS), (ET, ENHANCING)):
@@ -74,7 +74,7 @@ def _lesions(rng, axes, z, y, x) -> list[tuple[tuple[float, float, float], float
         radius, angle, out = rng.uniform(0.16, 0.34), rng.uniform(0, 2 * np.pi), rng.uniform(0.25, 0.5)
         level = axes[0][0] if len(axes[0]) == 1 else rng.uniform(-0.2, 0.35)
         centre = (level, 0.75 * out * np.sin(angle), out * np.cos(angle))
-        distance = np.sqrt(sum((u - c) ** 2 for u, c in zip((z, y, x), centre))) / radius
+        distance = np.sqrt(sum((u - c) ** 2 for u, c in zip((z, y, x), centre, strict=True))) / radius
         bend = 0.2 * _field(rng, axes, 0.55 * radius) + 0.07 * _field(rng, axes, 0.15 * radius)
         lesions.append((centre, radius, distance + bend))
     return lesions

@@ -3,6 +3,7 @@ import json
 import logging
 import os
 import platform
+import re
 import shlex
 import subprocess
 import sys
@@ -15,25 +16,31 @@ from typing import Any
 import jax
 from ml_collections import ConfigDict
 
-from configs import default
+from unet_jax.config import FIELDS, build, default, flat
 from unet_jax.errors import InputError
+from unet_jax.text_file import write_text
 
+# Fields of the network and its input, in which runs must be alike to be used together, and those that are free
+ALIKE = ('model.', 'loss.activation', 'data.size', 'data.channels', 'data.standardise', 'data.categories',
+         'data.regions', 'data.modalities', 'data.spacing', 'data.orientation')
+FREE = ('evaluation.', 'data.root', 'data.cache', 'data.on_error', 'data.max_skipped', 'data.missing_modalities',
+        'model.dtype', 'model.remat', 'train.input_timeout')  # change no parameter, nor what it was trained for
 log = logging.getLogger('unet_jax')
 PACKAGES = ('jax', 'jaxlib', 'flax', 'optax', 'orbax-checkpoint', 'grain', 'ml-collections', 'numpy', 'pandas')
 
 
-def write_text(path: Path, text: str) -> None:
-    """Whole or not at all: written beside, flushed to disk, then renamed."""
-    temporary = path.with_name(f'.{path.name}.{os.getpid()}')
-    try:
-        with open(temporary, 'w', encoding='utf-8') as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    except OSError:
-        temporary.unlink(missing_ok=True)
-        raise
+def default_folder(config: str, root: str) -> Path:
+    """runs/<config>-<data set>, of a config file's name (without what follows its colon) and config.data.root.
+
+    The data set is called as its folder is, and the JSON file where that is the root; phantoms, which have no root of
+    their own, lie in runs/phantom.
+    """
+    place = Path(os.path.abspath(os.path.expanduser(root))) if root else Path()
+    parts = [Path(config.partition(':')[0]).stem, place.name]
+    if place.suffix.lower() == '.json' and not place.is_dir():
+        above = place.parent.parent if place.parent.name == 'annotations' else place.parent
+        parts[1:] = above.name, place.stem
+    return Path('runs') / re.sub(r'[^\w.-]+', '_', '-'.join(filter(None, parts)))
 
 
 def tuples(value: Any) -> Any:
@@ -68,26 +75,54 @@ def load_config(workdir: Path) -> ConfigDict:
         raise InputError(f'{path}: cannot be read as JSON ({error})') from error
     if not isinstance(values, dict):
         raise InputError(f'{path}: holds no JSON object, so it is no config')
-    config = ConfigDict(tuples(values))
-    later = fill(config, default.get_config())
-    if later:
-        tell_once(f'{path} was written by an older version. What it lacks is taken from configs/default.py: '
-                  + ', '.join(f'{field} = {value!r}' for field, value in later.items()))
+    held = flat(tuples(values))
+    later = {name: field.default for name, field in FIELDS.items() if name not in held}
+    gone = [name for name in held if name not in FIELDS]
+    if later or gone:
+        tell_once(f'{path} was written by another version. What it lacks is as by default: '
+                  + (', '.join(f'{name} = {value!r}' for name, value in later.items()) or 'nothing')
+                  + (f'. Left out, as there is no such field: {", ".join(gone)}' if gone else ''))
+    try:
+        config = build({name: held.get(name, field.default) for name, field in FIELDS.items()})
+    except InputError as error:
+        raise InputError(f'{path}: {error}') from error
     if config.data.root:  # an absolute one stays as it is
         config.data.root = os.path.abspath(Path(workdir) / config.data.root)
     return config.lock()
 
 
-def fill(config: ConfigDict, defaults: ConfigDict, prefix: str = '') -> dict[str, Any]:
-    """Adds to `config` what only `defaults` has; {field: value} of it."""
-    added = {}
-    for name, value in defaults.items():
-        if name not in config:
-            config[name] = value
-            added |= {f'{prefix}{name}': value.to_dict() if isinstance(value, ConfigDict) else value}
-        elif isinstance(value, ConfigDict) and isinstance(config[name], ConfigDict):
-            added |= fill(config[name], value, f'{prefix}{name}.')
-    return added
+def load_run(folder: Path) -> ConfigDict:
+    """`load_config` of a single run. Raises InputError for the folder above the runs of several seeds, naming them."""
+    config = load_config(folder)
+    if config.train.seeds:
+        names = ', '.join(f'--workdir={Path(folder) / f"seed_{seed}"}' for seed in config.train.seeds)
+        raise InputError(f'{folder} holds a run for each of several seeds. Name one of them: {names}')
+    return config
+
+
+def inference_config(folder: Path, given: ConfigDict) -> ConfigDict:
+    """The config of the run in `folder`, with what `given` says in the fields that are free for inference.
+
+    So classes, names, regions, channels and all else that was settled from the data are the run's, whichever config
+    is given; so is a data.root that is not there. Raises InputError naming the fields of the network or its input
+    that `given` sets, being not as in configs/default.py, and not to what the run has.
+    """
+    run = load_run(folder)
+    changed, given_here = differences(run, given), differences(default(), given)
+    refused = {field: values for field, values in changed.items() if field in given_here
+               and field.startswith((*ALIKE, 'data.format', 'data.schema')) and not field.startswith(FREE)}
+    if refused:
+        raise InputError(f'{folder} holds another network: ' + '; '.join(
+            f'{field} is {there!r} there, {here!r} here' for field, (there, here) in refused.items()) +
+            '. Leave out --config to use its own')
+    found = run.copy_and_resolve_references()
+    with found.unlocked():
+        for field, (_, value) in changed.items():
+            section, _, name = field.partition('.')
+            nowhere = field in ('data.root', 'data.cache') and not value
+            if field.startswith(FREE) and not nowhere and not (field == 'data.root' and not Path(value).exists()):
+                found[section][name] = value
+    return found.lock()
 
 
 @cache

@@ -11,17 +11,14 @@ from itertools import combinations
 
 import numpy as np
 import pandas as pd
-from PIL import Image
 
 from unet_jax.annotations import frame as frames
 from unet_jax.annotations import labels
 from unet_jax.annotations import segmentation as segmentations
-from unet_jax.annotations.coco import IMAGE_FORMATS
+from unet_jax.annotations.image_file import ENDINGS
+from unet_jax.annotations.twins import SIDE, TWIN, correlated, file_thumbnail, standardised
 from unet_jax.errors import InputError
 
-TWIN = 0.98  # correlation of two thumbnails above which the images count as near-duplicates
-SIDE = 32  # pixels of a thumbnail
-IMAGES = ('.jpg', '.jpeg', '.png', '.bmp', '.gif', '.tif', '.tiff', '.webp')  # looked at here, by Pillow
 QUANTILES = (0.0, 0.05, 0.25, 0.5, 0.75, 0.95, 1.0)
 
 
@@ -57,7 +54,8 @@ def audit(frame: pd.DataFrame, root: str | os.PathLike, *, categories: Iterable[
     found['undecodable'] = _examples(damaged)
     if labels.values(chosen) != chosen:
         found['notes'].append('not all category ids are numbers 1 … 65535, so masks will hold ' + ', '.join(
-            f'{value} for id {c}' for value, c in zip(labels.values(chosen), chosen)))
+            f'{value} for id {c}' for value, c in zip(labels.values(chosen), chosen, strict=True)))
+    found['notes'] += frames.shared_names(frame)
     if drawn and found['rectangles'] > 0.9:
         found['notes'].append('box supervision: Dice measures box overlap')
     if found['reader'] is None and not volumes and 'reference' not in kinds:
@@ -86,7 +84,8 @@ def table(found: dict) -> str:
                 what = f'{category} volume, {100 * q:.0f} % quantile'
                 rows.append((what, *(f'{parts[name][k]:.1f} ml' if parts[name] else '-' for name in names)))
     widths = [max(len(row[k]) for row in rows) for k in range(len(rows[0]))]
-    lines = [row[0].ljust(widths[0]) + ''.join('  ' + c.rjust(w) for c, w in zip(row[1:], widths[1:])) for row in rows]
+    lines = [row[0].ljust(widths[0]) + ''.join('  ' + c.rjust(w) for c, w in zip(row[1:], widths[1:], strict=True))
+             for row in rows]
     return '\n'.join(line.rstrip() for line in [*lines, '', *_findings(found)]) + '\n'
 
 
@@ -140,7 +139,8 @@ def _counts(rows: pd.DataFrame, images: pd.DataFrame) -> dict:
 
 def _kinds(frame: pd.DataFrame) -> dict[str, int]:
     drawn = frame[frame['segmentation'].notna()]
-    kinds = [segmentations.kind(s, h, w)[0] for s, h, w in zip(drawn['segmentation'], drawn['height'], drawn['width'])]
+    kinds = [segmentations.kind(s, h, w)[0]
+             for s, h, w in zip(drawn['segmentation'], drawn['height'], drawn['width'], strict=True)]
     return {kind: kinds.count(kind) for kind in sorted(set(kinds))}
 
 
@@ -185,7 +185,7 @@ def _volumes(frame: pd.DataFrame, images: pd.DataFrame) -> dict | None:
     drawn = frame[frame['segmentation'].notna()]
     ml = pd.DataFrame({'case': drawn['case'], 'subset': drawn['subset'], 'class': drawn['category'],
                        'ml': [s['voxels'] * np.prod(mm) / 1000
-                              for s, mm in zip(drawn['segmentation'], drawn['spacing'])]})
+                              for s, mm in zip(drawn['segmentation'], drawn['spacing'], strict=True)]})
     whole = ml.groupby(['case', 'subset'], as_index=False)['ml'].sum().assign(**{'class': 'tumour'})
     ml = pd.concat([whole, ml])
     return {'schemas': sorted(set(cases['schema'])),
@@ -208,14 +208,14 @@ def _drawn_area(row, chosen: tuple[int, ...]) -> float:
 def _twins(images: pd.DataFrame, root: pathlib.Path, thumbnail: Callable | None, notes: list[str], on_error: str
            ) -> tuple[dict | None, list[str]]:
     """(pairs of images in different subsets whose thumbnails correlate by more than `TWIN`, why others have none)."""
-    if thumbnail is None and not all(path.lower().endswith(IMAGES) for path in images['path']):
+    if thumbnail is None and not all(path.lower().endswith(ENDINGS) for path in images['path']):
         notes.append('near-duplicates are looked for among image files only')
         return None, []
-    thumbnail = thumbnail or partial(_file_thumbnail, root=root)
+    thumbnail = thumbnail or (lambda row: file_thumbnail(root, row.path))
     vectors, damaged = np.zeros((len(images), SIDE ** 2), np.float32), []
     for k, row in enumerate(images.itertuples()):
         try:
-            vectors[k] = _standardised(thumbnail(row))
+            vectors[k] = standardised(thumbnail(row))
         except InputError as error:
             if on_error != 'skip':
                 raise
@@ -223,7 +223,7 @@ def _twins(images: pd.DataFrame, root: pathlib.Path, thumbnail: Callable | None,
     where = {s: np.flatnonzero(images['subset'] == s) for s in _subsets(images)}
     subsets, pairs = [], []
     for first, second in combinations(where, 2):
-        found = _correlated(vectors[where[second]], vectors[where[first]])
+        found = correlated(vectors[where[second]], vectors[where[first]])
         subsets.append({'subset': second, 'in': first, 'images': len({i for i, _, _ in found}),
                         'of': len(where[second]), 'pairs': len(found)})
         pairs += [(c, where[second][i], where[first][j]) for i, j, c in found]
@@ -231,33 +231,3 @@ def _twins(images: pd.DataFrame, root: pathlib.Path, thumbnail: Callable | None,
     paths = images['path'].tolist()
     return {'subsets': subsets, 'count': len(pairs),
             'pairs': [{'a': paths[i], 'b': paths[j], 'correlation': c} for c, i, j in pairs[:frames.LISTED]]}, damaged
-
-
-def _correlated(a: np.ndarray, b: np.ndarray) -> list[tuple[int, int, float]]:
-    """(i, j, correlation) of the rows a[i], b[j] of unit length with a scalar product above `TWIN`."""
-    found = []
-    for start in range(0, len(a), 1024):  # 1024 × 50,000 products take 200 MB
-        products = a[start:start + 1024] @ b.T
-        found += [(start + int(i), int(j), float(products[i, j])) for i, j in zip(*np.nonzero(products > TWIN))]
-    return found
-
-
-def _file_thumbnail(row, root: pathlib.Path) -> np.ndarray:
-    try:
-        with Image.open(frames.locate(root, row.path), formats=IMAGE_FORMATS) as image:
-            image.draft('L', (4 * SIDE, 4 * SIDE))  # a JPEG is decoded at down to an eighth: 2 s for 2146 of 640²
-            deep = image.mode[0] in 'IF'  # 16 or 32 bits; 'L' would saturate
-            return np.asarray(image if deep else image.convert('L'), np.float32)
-    except InputError:
-        raise
-    except (OSError, ValueError, SyntaxError) as error:
-        raise InputError(f'{root / row.path}: cannot be read as an image ({error})') from error
-
-
-def _standardised(grey: np.ndarray) -> np.ndarray:
-    """(h, w) -> (SIDE²) of mean 0 and length 1; zeros, which correlate with nothing, for a flat image."""
-    small = Image.fromarray(np.asarray(grey, np.float32)).resize((SIDE, SIDE), Image.Resampling.BILINEAR)
-    values = np.asarray(small, np.float32).ravel()
-    values = values - values.mean()
-    length = np.linalg.norm(values)
-    return values / length if length > 1e-3 else np.zeros_like(values)

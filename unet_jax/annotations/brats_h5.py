@@ -77,6 +77,7 @@ def read_frame(root: str | Path, *, split: tuple[float, float, float] = (0.7, 0.
                  for k in present] or [row]
     frame = annotation_frame.build(rows)
     reader.note(frame, str(root))
+    frame.attrs['annotation_files'] = [path.relative_to(root).as_posix() for path in (*tables, *mappings)]
     return frame
 
 

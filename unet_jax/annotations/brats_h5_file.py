@@ -7,7 +7,7 @@ from pathlib import Path
 import h5py
 import numpy as np
 
-from unet_jax.annotations import labels
+from unet_jax.annotations import brain, labels
 from unet_jax.errors import InputError
 
 CLASSES = (1, 2, 4)  # category id of each mask channel, as in the NIfTI release
@@ -56,7 +56,7 @@ def _check_chunks(dataset: h5py.Dataset, path: Path) -> None:
     filtered = dataset.id.get_create_plist().get_nfilters()
     whole = None if filtered else math.prod(dataset.chunks) * dataset.dtype.itemsize
     odd = [c for c in found if not c.byte_offset or c.byte_offset + c.size > size or c.size < 1 or c.filter_mask
-           or whole not in (None, c.size) or any(o % n for o, n in zip(c.chunk_offset, dataset.chunks))]
+           or whole not in (None, c.size) or any(o % n for o, n in zip(c.chunk_offset, dataset.chunks, strict=True))]
     if odd or len({c.chunk_offset for c in found}) < len(found):
         raise InputError(f'{path}: the index of \'{dataset.name}\' is damaged; copy the file again')
 
@@ -78,9 +78,10 @@ def read_slice(path: str | Path) -> tuple[np.ndarray, np.ndarray | None]:
     """(image (H, W, 4) float32, mask (H, W, 3) uint8 or None) of one file.
 
     The file's z-score over the whole slice makes its background a negative number that differs from slice to slice.
-    That is undone: the background, where all four channels are at their slice minimum, becomes 0, and each channel
-    gets mean 0 and standard deviation 1 inside the brain (a constant one stays 0). Raises InputError, naming the
-    file, for what is not such a file.
+    That is undone: the background, where all four channels hold the number that the slice's border is made of, which
+    is their minimum, becomes 0, and each channel gets mean 0 and standard deviation 1 inside the brain (a constant one
+    stays 0). So are slices that were standardised inside the brain, whose background is not their minimum; where a
+    border is of no one number, the minimum is taken. Raises InputError, naming the file, for what is not such a file.
     """
     path = Path(path)
     with open_file(path) as f:
@@ -90,8 +91,9 @@ def read_slice(path: str | Path) -> tuple[np.ndarray, np.ndarray | None]:
         raise InputError(f'{path}: \'image\' holds {strange.sum()} values that are not finite')
     if mask is not None and mask.shape[:2] != image.shape[:2]:
         raise InputError(f'{path}: image is {image.shape[:2]}, mask {mask.shape[:2]}')
-    brain = (image != image.min((0, 1))).any(-1)  # (H, W)
-    return standardise(image, brain), mask
+    levels = [brain.level(image[..., c]) for c in range(4)]
+    outside = [low if level is None else level for level, low in zip(levels, image.min((0, 1)), strict=True)]
+    return standardise(image, (image != outside).any(-1)), mask
 
 
 def standardise(image: np.ndarray, brain: np.ndarray) -> np.ndarray:

@@ -88,5 +88,5 @@ def _orders(measured: list[Means], schema: str, modalities: tuple[str, ...]) -> 
     for order in itertools.permutations(modalities):
         found = measure(measured, schema, order)
         if min(found.values(), default=-1) > 0:
-            fits[', '.join(order)] = sum(a == b for a, b in zip(order, modalities)), min(found.values())
+            fits[', '.join(order)] = sum(a == b for a, b in zip(order, modalities, strict=True)), min(found.values())
     return sorted(fits, key=fits.get, reverse=True)

@@ -99,7 +99,7 @@ def images(frame: pd.DataFrame) -> pd.DataFrame:
     annotations is a tuple of (category_id, segmentation), empty for an image without annotation.
     """
     found = {}
-    rows = zip(frame['subset'], frame['image_id'], frame['category_id'], frame['segmentation'])
+    rows = zip(frame['subset'], frame['image_id'], frame['category_id'], frame['segmentation'], strict=True)
     for subset, image_id, category, segmentation in rows:
         annotations = found.setdefault((subset, image_id), [])
         if segmentation is not None:
@@ -125,8 +125,21 @@ def classes(frame: pd.DataFrame, categories: Iterable[int] = ()) -> tuple[int, .
 def categories(frame: pd.DataFrame) -> dict[int, str]:
     """Category id -> name, of every category that has annotations; the id itself where there is no name."""
     pairs = frame[['category_id', 'category']].dropna(subset='category_id').drop_duplicates('category_id')
-    names = {int(c): str(c) if name is None else name for c, name in zip(pairs['category_id'], pairs['category'])}
+    names = {int(c): str(c) if name is None else name
+             for c, name in zip(pairs['category_id'], pairs['category'], strict=True)}
     return dict(sorted(names.items()))
+
+
+def of_one_name(names: dict[int, str]) -> dict[str, tuple[int, ...]]:
+    """Name -> the category ids that are called so, in the order of `names`: one class, whatever the file says."""
+    return {name: tuple(i for i, other in names.items() if other == name) for name in names.values()}
+
+
+def shared_names(frame: pd.DataFrame) -> list[str]:
+    """A line for every name that several categories with annotations share, and what becomes of them."""
+    return [f'categories {" and ".join(map(str, ids))} are all called {name!r}: they are one region, unless '
+            'config.data.regions or config.data.categories says otherwise'
+            for name, ids in of_one_name(categories(frame)).items() if len(ids) > 1]
 
 
 def locate(root: str | os.PathLike, path: str | os.PathLike) -> pathlib.Path:

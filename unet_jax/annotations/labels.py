@@ -32,12 +32,59 @@ def pack(masks, dtype=np.uint8):
     return (masks * weights).sum(-1).astype(dtype)
 
 
+def check_regions(regions: tuple[Region, ...]) -> None:
+    """Raises InputError, naming the regions, unless masks can be written from them and read back: any two are nested
+    or apart, and each is written as a class of its own, which lies in no region inside it."""
+    for k, region in enumerate(regions):
+        where = f'config.data.regions: {region.name!r}'
+        if region.paint not in region.classes:
+            raise InputError(f'{where} would be written as category id {region.paint}, which is none of its own '
+                             f'{region.classes}; name one of them last')
+        for other in regions[:k]:
+            ours, theirs = set(region.classes), set(other.classes)
+            if region.name == other.name:
+                raise InputError(f'{where} comes twice; give every region a name of its own')
+            if ours & theirs and not (ours < theirs or theirs < ours):
+                raise InputError(f'{where} and {other.name!r} share category ids {sorted(ours & theirs)}, and neither '
+                                 'lies inside the other, so no label map can hold both. Leave one out, or choose '
+                                 'regions that are nested or apart')
+            outer, inner = (region, other) if theirs < ours else (other, region)
+            if outer.paint in inner.classes:
+                raise InputError(f'config.data.regions: {outer.name!r} would be written as category id {outer.paint}, '
+                                 f'which belongs to {inner.name!r} inside it; write it as one that only '
+                                 f'{outer.name!r} has')
+
+
+def largest(shares, rest):
+    """(…, K) booleans, at most one set: the class with the largest of `shares` (…, K) of a pixel; none where `rest`
+    (…), the background's share, is larger. Where classes exclude each other, comparing each with one half would leave
+    pixels to nobody and others to two."""
+    best = shares.argmax(-1)
+    return (best[..., None] == np.arange(shares.shape[-1])) & (shares.max(-1) >= rest)[..., None]
+
+
 def region_bits(regions: tuple[Region, ...], classes: tuple[int, ...]) -> tuple[int, ...]:
-    """For each region the bit set of its classes. Raises InputError for an id that is not in `classes`."""
+    """For each region the bit set of its classes. Raises InputError for an id that is not in `classes`, and for what
+    `check_regions` refuses."""
     unknown = sorted({c for region in regions for c in (*region.classes, region.paint)} - set(classes))
     if unknown:
         raise InputError(f'config.data.regions names category ids {unknown}; the data has {sorted(classes)}')
+    check_regions(regions)
     return tuple(sum(1 << classes.index(c) for c in set(region.classes)) for region in regions)
+
+
+def containing(of: tuple[int, ...]) -> list[list[int]]:
+    """For each region (bit sets `of`) the regions that contain it, itself left out."""
+    return [[q for q in range(len(of)) if of[r] & of[q] == of[r] != of[q]] for r in range(len(of))]
+
+
+def outer_first(of: tuple[int, ...]) -> tuple[int, ...]:
+    """The regions (bit sets `of`) in an order in which none comes before one that contains it: their own order, where
+    that is one."""
+    around, order = containing(of), []
+    while len(order) < len(of):
+        order.append(next(r for r in range(len(of)) if r not in order and set(around[r]) <= set(order)))
+    return tuple(order)
 
 
 def region_masks(bits, of: tuple[int, ...]):
@@ -45,21 +92,31 @@ def region_masks(bits, of: tuple[int, ...]):
     return (bits[..., None] & np.asarray(of, bits.dtype)) != 0
 
 
-def paint(masks: np.ndarray, regions: tuple[Region, ...], classes: tuple[int, ...]) -> np.ndarray:
+def paint(masks, regions: tuple[Region, ...], classes: tuple[int, ...]):
     """(…, R) booleans -> (…) bit sets, so that `region_masks` of the result gives the regions back.
 
-    Regions are painted in their order. One that lies inside an earlier one replaces what that one wrote (WT writes
-    oedema, TC necrosis over it, ET the enhancing tumour over that), and so counts for the outer one too, wherever it
-    was found. Regions beside each other keep all their pixels, and may overlap.
+    Each region is written where it is set and no region inside it is, whichever order they are listed in: WT as
+    oedema, but TC in it as necrosis, and ET in that as the enhancing tumour. So what an inner region holds counts for
+    the outer ones too, wherever it was found. Regions beside each other keep all their pixels, and may overlap.
     """
     dtype = bits_dtype(len(classes))
-    of = region_bits(regions, classes)
-    own = [1 << classes.index(region.paint) for region in regions]
-    bits = np.zeros(masks.shape[:-1], dtype)
-    for r in range(len(regions)):
-        replaced = sum({own[q] for q in range(r) if of[r] & of[q] == of[r] != of[q]})
-        bits = np.where(masks[..., r], (bits & ~dtype.type(replaced)) | dtype.type(own[r]), bits)
+    around = containing(region_bits(regions, classes))
+    bits = (masks[..., 0] & False).astype(dtype)
+    for r, region in enumerate(regions):
+        own = masks[..., r]
+        for q in range(len(regions)):
+            own = own & ~masks[..., q] if r in around[q] else own
+        bits = bits | own.astype(dtype) * dtype.type(1 << classes.index(region.paint))
     return bits
+
+
+def from_probabilities(probability, *, threshold: float, regions: tuple[Region, ...], classes: tuple[int, ...]):
+    """Probabilities (…, R) of the regions -> (…) bit sets: the one rule by which masks are made.
+
+    Validation, tuning, evaluation and prediction all come here, so that checkpoints and limits are chosen by the masks
+    that are scored and written. Post-processing, where it is on, follows (inference/postprocess.py).
+    """
+    return paint(probability > threshold, regions, classes)
 
 
 def values(classes: tuple[int, ...]) -> tuple[int, ...]:

@@ -124,6 +124,8 @@ def _claimed(image: nibabel.Nifti1Image) -> int:
 
 def _header(image: nibabel.Nifti1Image, path: Path) -> Header:
     shape = tuple(int(n) for n in image.shape)
+    while len(shape) > 3 and shape[-1] == 1:  # (X, Y, Z, 1) is (X, Y, Z)
+        shape = shape[:-1]
     if len(shape) not in (2, 3, 4) or min(shape) < 1 or image.get_data_dtype().kind not in 'iuf':
         raise InputError(f'{path}: shape {shape}, type {image.get_data_dtype()}; expected numbers in 3 axes, or 4 '
                          'with the modalities last')

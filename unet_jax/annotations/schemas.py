@@ -22,6 +22,11 @@ class Schema(NamedTuple):
     names: dict[int, str]  # label value -> class
     regions: tuple[Region, ...]  # trained and scored, the outer ones first
 
+    @property
+    def aliased(self) -> tuple[str, ...]:
+        """Modalities that sets of no release call otherwise, beside those that call the others as this one does."""
+        return ('t1ce',) if self.suffixes == _OLD else ()
+
 
 def _nested(core: tuple[int, ...], oedema: tuple[int, ...], enhancing: int, paint: tuple[int, int]
             ) -> tuple[Region, ...]:
@@ -29,10 +34,13 @@ def _nested(core: tuple[int, ...], oedema: tuple[int, ...], enhancing: int, pain
     return (Region('WT', whole, paint[0]), Region('TC', core, paint[1]), Region('ET', (enhancing,), enhancing))
 
 
-_OLD = dict(zip(MODALITIES, MODALITIES))
+_OLD = dict(zip(MODALITIES, MODALITIES, strict=True))
 _NEW = {'flair': 't2f', 't1': 't1n', 't1ce': 't1c', 't2': 't2w'}
 _LABELS = {1: 'NCR/NET', 2: 'ED', 4: 'ET'}
 _REGIONS = _nested((1, 4), (2,), 4, (2, 1))
+
+# Other endings, of sets of no release: UPENN-GBM, UCSF-PDGM, TCGA-GBM and TCGA-LGG.
+ALIASES = {'t1gd': 't1ce', 't1c': 't1ce', 'segm': 'seg', 'tumor_segmentation': 'seg', 'glistrboost': 'seg'}
 
 SCHEMAS = {schema.name: schema for schema in (
     Schema('2018', r'(Brats18_.+)_\d+', '_', _OLD, _LABELS, _REGIONS),
@@ -55,6 +63,19 @@ def schema(name: str) -> Schema:
     if name not in SCHEMAS:
         raise InputError(f'schema {name!r} is unknown; choose one of {", ".join(SCHEMAS)}')
     return SCHEMAS[name]
+
+
+def choices(values: set[int], among: tuple[str, ...] = ()) -> str:
+    """What to set config.data.schema to for files with these label values: the releases that have all of them, one for
+    each meaning, those of `among` alone where there are some."""
+    fits = {tuple(s.names.items()): name for name, s in SCHEMAS.items() if values <= s.names.keys()}
+    likely = [name for name in fits.values() if name in among] or list(fits.values())
+    if not likely:
+        return f'No release has the labels {sorted(values)}; write the labels of one of them into the files'
+    meanings = [f'{name} ({", ".join(f"{v} {n}" for v, n in SCHEMAS[name].names.items())})' for name in likely]
+    old = {name for name, s in SCHEMAS.items() if s.names == _LABELS}
+    three = '. Where 3 was written for 4, as many notebooks do, that is 2023' if 3 in values and {*among} & old else ''
+    return f'Say by config.data.schema what they mean: {"; ".join(meanings)}{three}'
 
 
 def classes(name: str) -> tuple[int, ...]:

@@ -18,19 +18,38 @@ LONGEST = 1_000_000.0  # pixels around a polygon; the library keeps 5 points per
 def parse(segmentation, height: int, width: int) -> list[list[float]] | dict:
     """Any form found in COCO files -> its plain form: a list of polygons [x, y, …], or run lengths (RLE).
 
-    Accepts nested and flat polygons, numbers as text, RLE with counts as list, str or bytes.
-    Raises ValueError, with the reason, for what cannot be drawn on an image of `height` by `width` pixels.
+    Accepts nested and flat polygons, numbers as text, RLE with counts as list, str or bytes; polygons without any
+    point, beside others, are dropped. Raises ValueError, with the reason, for what cannot be drawn on an image of
+    `height` by `width` pixels.
     """
     if isinstance(segmentation, dict):
         return _parse_rle(segmentation, height, width)
     if not isinstance(segmentation, (list, tuple)):
         raise ValueError(f'neither a list of polygons nor an RLE, but {str(segmentation)[:40]!r}')
-    if len(segmentation) == 0:
+    if is_empty(segmentation):
         raise ValueError('no polygon, a box only')
     nested = [isinstance(part, (list, tuple)) for part in segmentation]
     if any(nested) and not all(nested):
         raise ValueError('polygons and numbers mixed in one list')
-    return [_parse_polygon(part) for part in (segmentation if all(nested) else [segmentation])]
+    return [_parse_polygon(part) for part in (filter(len, segmentation) if all(nested) else [segmentation])]
+
+
+def is_empty(segmentation) -> bool:
+    """Whether there is no mask, however an exporter writes that: null, '', {}, [], [[]], [[], []]."""
+    if isinstance(segmentation, (list, tuple)):
+        return all(isinstance(part, (list, tuple)) and not part for part in segmentation)
+    return segmentation is None or isinstance(segmentation, (dict, str)) and not segmentation
+
+
+def sound_polygons(segmentation) -> list[list[float]]:
+    """Those of several polygons that can be drawn, in plain form; none of a single one, or of run lengths."""
+    found = []
+    for polygon in segmentation if isinstance(segmentation, (list, tuple)) else ():
+        try:
+            found += [_parse_polygon(polygon)] if isinstance(polygon, (list, tuple)) else []
+        except ValueError:
+            continue
+    return found
 
 
 def rasterise(segmentation, height: int, width: int, *, where: str) -> np.ndarray:
@@ -57,12 +76,12 @@ def area(segmentations: Iterable, height: int, width: int, *, where: str) -> int
 def kind(segmentation, height: int, width: int, *, bbox: Sequence[float] | None = None) -> tuple[str, str]:
     """(kind, reason): 'polygon', 'rectangle' (axis-aligned), 'rle', 'box_only', 'broken' or 'reference'.
 
-    'box_only' is an empty segmentation with a usable `bbox` (x, y, width, height); 'broken' cannot be drawn, or
-    covers no pixel, and only then reason is not empty; 'reference' is a mask stored in another file.
+    'box_only' is an empty segmentation (`is_empty`) with a usable `bbox` (x, y, width, height); 'broken' cannot be
+    drawn, or covers no pixel, and only then reason is not empty; 'reference' is a mask stored in another file.
     """
     if isinstance(segmentation, dict) and 'file' in segmentation:
         return 'reference', ''
-    if segmentation is None or (isinstance(segmentation, (list, tuple)) and len(segmentation) == 0):
+    if is_empty(segmentation):
         try:
             box_polygon(bbox)
         except ValueError as error:
@@ -81,10 +100,10 @@ def kind(segmentation, height: int, width: int, *, bbox: Sequence[float] | None 
 
 def is_rectangle(polygon: Sequence[float]) -> bool:
     """Whether [x, y, …], closed or not, is an axis-aligned rectangle: its four corners in turn, and nothing else."""
-    points = list(zip(polygon[0::2], polygon[1::2]))
+    points = list(zip(polygon[0::2], polygon[1::2], strict=True))
     if len(points) == 5 and points[0] == points[4]:
         points = points[:4]
-    sides = zip(points, points[1:] + points[:1])
+    sides = zip(points, points[1:] + points[:1], strict=True)
     turns = [(x0 == x1, y0 == y1) for (x0, y0), (x1, y1) in sides]
     return len(points) == 4 and turns in ([(True, False), (False, True)] * 2, [(False, True), (True, False)] * 2)
 
@@ -114,7 +133,7 @@ def _parse_polygon(polygon: Sequence) -> list[float]:
 
 def _number(value) -> float:
     try:
-        number = float(value) if not isinstance(value, bool) else math.nan
+        number = math.nan if isinstance(value, bool) or '_' in str(value) else float(value)  # float('1_0') is 10
     except (TypeError, ValueError, OverflowError):
         number = math.nan
     if not math.isfinite(number) or abs(number) > FARTHEST:
@@ -136,7 +155,7 @@ def _parse_rle(rle: dict, height: int, width: int) -> dict:
         raise ValueError(f'RLE with counts {str(counts)[:40]!r}, neither a list nor text')
     try:
         runs = [int(value) for value in counts]
-        whole = all(run == float(value) and run >= 0 for run, value in zip(runs, counts))
+        whole = all(run == float(value) and run >= 0 for run, value in zip(runs, counts, strict=True))
     except (TypeError, ValueError, OverflowError):
         whole = False
     if not whole:

@@ -10,6 +10,7 @@ import math
 import os
 import re
 from collections.abc import Hashable, Sequence
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -41,7 +42,7 @@ def by_group(groups: pd.Series, shares: Sequence[float], seed: int, strata: pd.S
     wanted = sum(s > 0 for s in shares)
     if len(order) < wanted:
         log.warning('%d groups (%s) are too few for %d subsets', len(order), ', '.join(map(str, order)), wanted)
-    return groups.map(dict(zip(order, subsets))).astype('str').rename('subset')
+    return groups.map(dict(zip(order, subsets, strict=True))).astype('str').rename('subset')
 
 
 def k_folds(groups: pd.Series, k: int, seed: int, strata: pd.Series | None = None) -> pd.Series:
@@ -87,7 +88,7 @@ def read_splits(frame: pd.DataFrame, path: str | Path) -> pd.DataFrame:
     Raises InputError where a case of the frame is in none or several subsets, or a patient's cases are in several.
     """
     try:
-        subsets = json.loads(Path(path).read_text())
+        subsets = json.loads(Path(path).read_text(encoding='utf-8'))
         named = [(case, subset) for subset in SUBSETS for case in subsets[subset]]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise InputError(f'{path}: is no split, JSON with lists train, valid and test ({error!r})') from error
@@ -136,7 +137,7 @@ def _order(groups: pd.Series, seed: int, strata: pd.Series | None, smallest: flo
     bins = max(1, min(BINS, round(len(order) * smallest)))
     ascending = sorted(order, key=lambda group: (means[group], hashes[group]))
     cuts = [len(order) * b // bins for b in range(bins + 1)]
-    return [group for low, high in zip(cuts, cuts[1:]) for group in sorted(ascending[low:high], key=hashes.get)]
+    return [group for low, high in pairwise(cuts) for group in sorted(ascending[low:high], key=hashes.get)]
 
 
 def _deal(count: int, shares: Sequence[float]) -> list[int]:

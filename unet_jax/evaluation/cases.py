@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 
 from unet_jax.annotations import labels
-from unet_jax.evaluation import table, uncertainty
+from unet_jax.evaluation import metrics
 from unet_jax.experiment import Experiment
 
 
@@ -53,15 +53,14 @@ def share(rows: pd.DataFrame, process: int, processes: int) -> slice:
 
 
 def score(experiment: Experiment, case: Case) -> list[dict]:
-    """One row a region: case, group, region, every metric of `table.score`, and `qu_brats` of a known uncertainty."""
+    """One row a region: case, group, region, and what every function of `metrics.METRICS` gives."""
     config = experiment.config.evaluation
     predicted, true = (labels.region_masks(bits, experiment.of) for bits in (case.prediction, case.reference))
     lines = []
     for r, name in enumerate(experiment.names):
-        pair = true[..., r], predicted[..., r]
-        scores = table.score(*pair, spacing=case.spacing, convention=config.convention, tolerance=config.tolerance,
-                             lesion=config.lesions or None)
-        if case.uncertainty is not None:
-            scores |= uncertainty.qu_brats(*pair, case.uncertainty[..., r], brain=case.brain)
-        lines.append({'case': case.name, 'group': case.group, 'region': name, **scores})
+        unsure = None if case.uncertainty is None else case.uncertainty[..., r]
+        region = metrics.Region(true[..., r], predicted[..., r], case.spacing, unsure, case.brain)
+        lines.append({'case': case.name, 'group': case.group, 'region': name})
+        for metric in metrics.METRICS:
+            lines[-1] |= metric(region, config)
     return lines

@@ -3,7 +3,8 @@ from itertools import combinations
 
 import pandas as pd
 
-from unet_jax.evaluation.table import aligned, describe, number
+from unet_jax.evaluation.summary import describe
+from unet_jax.evaluation.table import aligned, number
 
 
 def subsets(modalities: tuple[str, ...]) -> list[tuple[str, ...]]:
@@ -12,15 +13,25 @@ def subsets(modalities: tuple[str, ...]) -> list[tuple[str, ...]]:
 
 
 def text(scores: pd.DataFrame, *, convention: str, seed: int = 0) -> str:
-    """The mean Dice over cases and its interval, a row a subset and a column a region, as an aligned table.
+    """The mean Dice over cases and its interval, a row a subset and a column a region, as an aligned table; below it,
+    where some cases lack a region, a second one of the cases that have it.
 
-    scores: one row a case, region and subset: columns `group`, `modalities`, `region` and `dice`; NaN is left out.
+    scores: one row a case, region and subset: columns `group`, `modalities`, `region`, `dice`, where NaN is left out,
+    and `present`, whether the reference has the region.
     """
+    parts = [table_of(scores, seed)]
+    if not scores.present.all():
+        parts.append(f'Of the cases whose reference has the region\n\n{table_of(scores[scores.present], seed)}')
+    return 'Mean Dice over cases (95 % bootstrap interval over groups), ' \
+           f'convention {convention}, of what is seen with these modalities alone\n\n' + '\n'.join(parts)
+
+
+def table_of(scores: pd.DataFrame, seed: int) -> str:
+    """One of the two tables."""
     regions = list(scores['region'].unique())
     rows = [('modalities', *regions)]
     for name, lines in scores.groupby('modalities', sort=False):
         found = [describe(part['dice'], part['group'], seed) for part in (lines[lines.region == r] for r in regions)]
         rows.append((name, *('{} ({} .. {})'.format(*(number(f[key], 'dice') for key in ('mean', 'low', 'high')))
                              for f in found)))
-    return 'Mean Dice over cases (95 % bootstrap interval over groups), ' \
-           f'convention {convention}, of what is seen with these modalities alone\n\n{aligned(rows, 1)}\n'
+    return f'{aligned(rows, 1)}\n'

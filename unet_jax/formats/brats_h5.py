@@ -56,4 +56,5 @@ FORMAT = coco.FORMAT._replace(
     find=lambda sources, data: inputs.find_images(sources, ENDINGS, 'an HDF5 slice'),
     dtype=np.float16,
     stacked=True,
+    channels=(4,),
 )

@@ -1,4 +1,5 @@
 """Image files with annotations in COCO JSON."""
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -6,10 +7,10 @@ import numpy as np
 import pandas as pd
 from ml_collections import ConfigDict
 
-from unet_jax.annotations import coco
+from unet_jax.annotations import coco, image_file
 from unet_jax.annotations import frame as frames
 from unet_jax.errors import InputError
-from unet_jax.formats import image_file, inputs, mask_file
+from unet_jax.formats import inputs, mask_file
 from unet_jax.formats.seam import Content, Format
 
 
@@ -25,12 +26,19 @@ def settle(data: ConfigDict, frame: pd.DataFrame) -> dict[str, Any]:
     classes, names = frames.classes(frame, tuple(data.categories)), frames.categories(frame)
     if not classes:
         raise InputError(f'{data.root}: no annotation of any category, so there is nothing to learn')
+    alike = frames.of_one_name({c: names[c] for c in classes})
     return {'categories': classes, 'names': tuple(names[c] for c in classes),
-            'regions': tuple(data.regions) or tuple((names[c], (c,), c) for c in classes)}
+            'regions': tuple(data.regions) or tuple((name, ids, ids[-1]) for name, ids in alike.items())}
 
 
 def read(root: str | Path, row, channels: int) -> Content:
     return Content(image_file.read(frames.locate(root, row.path), channels))
+
+
+def find(sources: Sequence[str], data: ConfigDict) -> tuple[pd.DataFrame, list[str]]:
+    rows, problems = inputs.find_images(sources, image_file.ENDINGS, 'an image')
+    image_file.warn_of_turned(Path(rows.root.iloc[0]), rows.path)
+    return rows, problems
 
 
 def files(row) -> list[str]:
@@ -44,8 +52,9 @@ FORMAT = Format(
     read=read,
     read_label=lambda root, row, classes: None,  # the frame holds the polygons
     files=files,
-    find=lambda sources, data: inputs.find_images(sources, inputs.IMAGES, 'an image'),
+    find=find,
     masks=lambda rows: mask_file.names(rows.path),
     write=mask_file.write_png,
     dtype=np.uint8,
+    channels=(1, 3),
 )

@@ -14,23 +14,25 @@ from ml_collections import ConfigDict
 from unet_jax.annotations import nifti, nifti_file
 from unet_jax.errors import InputError
 
-IMAGES = ('.jpg', '.jpeg', '.jfif', '.jp2', '.png', '.bmp', '.tif', '.tiff', '.gif', '.webp', '.ppm', '.pgm')
 
-
-def existing(sources: Sequence[str], what: str) -> list[Path]:
-    """The paths that `sources` name: files, folders, and patterns such as 'new/*.jpg' that no shell has expanded.
-
-    Raises InputError where there is nothing.
-    """
+def existing(sources: Sequence[str]) -> list[Path]:
+    """The paths that `sources` name, each once: a path as it is, a pattern such as new/*.jpg as what it fits, and,
+    where there is no such file, a list with commas as its parts; ~ is the home folder. Raises InputError where nothing
+    is there."""
+    choices = 'name images, HDF5 slices, NIfTI files or cases, or folders of them'
     if not sources:
-        raise InputError(f'--input=None: no such file or folder; name {what}, or a folder of them')
-    found = []
+        raise InputError(f'--input is missing: {choices}')
+    found: list[Path] = []
     for source in sources:
-        path = Path(source).expanduser()
-        matches = [path] if path.exists() else [Path(match) for match in sorted(glob.glob(str(path), recursive=True))]
-        if not matches:
-            raise InputError(f'--input={source}: no such file or folder; name {what}, or a folder of them')
-        found += matches
+        path = os.path.expanduser(source)
+        if os.path.exists(path):
+            found.append(Path(path))
+        elif matches := sorted(glob.glob(path, recursive=True)):
+            found += map(Path, matches)
+        elif ',' in path:
+            found += existing([part.strip() for part in path.split(',') if part.strip()])
+        else:
+            raise InputError(f'--input={source}: no such file or folder; {choices}')
     return list(dict.fromkeys(found))
 
 
@@ -43,7 +45,7 @@ def find_images(sources: Sequence[str], endings: tuple[str, ...], what: str) -> 
     def known(path: Path) -> bool:
         return not path.name.startswith('.') and path.suffix.lower() in endings
 
-    named, found = [Path(os.path.abspath(path)) for path in existing(sources, what)], []
+    named, found = [Path(os.path.abspath(path)) for path in existing(sources)], []
     for path in named:
         inside = [path] if path.is_file() else sorted(p for p in path.rglob('*') if p.is_file() and known(p))
         if not inside or not known(inside[0]):
@@ -62,7 +64,7 @@ def find_volumes(sources: Sequence[str], data: ConfigDict) -> tuple[pd.DataFrame
     sequences in one, or one of a case, whose others lie beside it. `data.schema` is the release whose label numbers
     are written. Raises InputError where there is no case.
     """
-    found = [cases_of(path.absolute(), data) for path in existing(sources, 'a NIfTI file, the folder of a case')]
+    found = [cases_of(path.absolute(), data) for path in existing(sources)]
     problems = [problem for rows in found for problem in rows.attrs.pop('problems', [])]
     rows = pd.concat(found, ignore_index=True)
     return rows[~rows.duplicated(['root', 'path', 'case'])].reset_index(drop=True), list(dict.fromkeys(problems))

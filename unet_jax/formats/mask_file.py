@@ -13,7 +13,7 @@ from PIL import Image
 from unet_jax.annotations import labels
 from unet_jax.annotations.nifti_file import read_header
 from unet_jax.errors import InputError
-from unet_jax.workdir import write_text
+from unet_jax.text_file import write_text
 
 
 def names(paths: Iterable[str]) -> list[str]:
@@ -23,10 +23,10 @@ def names(paths: Iterable[str]) -> list[str]:
     without = [str(path)[:len(str(path)) - len(path.suffix)] for path in paths]
     count = Counter(without)
     names = [f'{stem}.png' if count[stem] == 1 else f'{stem}_{path.suffix[1:]}.png'
-             for path, stem in zip(paths, without)]
+             for path, stem in zip(paths, without, strict=True)]
     twice = [name for name, number in Counter(names).items() if number > 1]
     if twice:
-        same = [str(path) for path, name in zip(paths, names) if name == twice[0]]
+        same = [str(path) for path, name in zip(paths, names, strict=True) if name == twice[0]]
         raise InputError(f'the masks of {" and ".join(same)} would both be {twice[0]}; rename one of them')
     return names
 

@@ -8,10 +8,13 @@ from unet_jax import phantom
 from unet_jax.formats import coco
 
 
-def read_frame(data: ConfigDict, *, audit: bool = False) -> pd.DataFrame:
-    """Writes the phantoms first, where they are not there yet."""
+def make(data: ConfigDict) -> None:
     phantom.write_coco(Path(data.root), **data.phantom, seed=data.split_seed)
+
+
+def read_frame(data: ConfigDict, *, audit: bool = False) -> pd.DataFrame:
+    make(data)
     return coco.read_frame(data, audit=audit)
 
 
-FORMAT = coco.FORMAT._replace(layout='', read_frame=read_frame, made=True)
+FORMAT = coco.FORMAT._replace(layout='', read_frame=read_frame, make=make)

@@ -33,4 +33,6 @@ class Format(NamedTuple):
     dtype: type  # of images on their way to the device: np.uint8 or np.float16
     volumetric: bool = False  # a sample is a volume of which patches are cut, not an image or slice
     stacked: bool = False  # the slices of a case are scored as one volume
-    made: bool = False  # the project makes the data itself, in the work directory where no root is named
+    channels: tuple[int, ...] = ()  # of images, which config.data.channels chooses; () leaves them to the data
+    make: Callable[[ConfigDict], None] | None = None  # (config.data) writes data that the project makes itself, where
+    # they are not there yet; they lie in the work directory where no root is named

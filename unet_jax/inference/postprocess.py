@@ -9,16 +9,13 @@ from typing import NamedTuple
 import cc3d
 import numpy as np
 
+from unet_jax.annotations import labels
+
 
 class Limits(NamedTuple):
     """In mm³; 0 is off."""
     component: float = 0.0  # a smaller 26-connected component of a region is removed
     enhancing: float = 0.0  # ET is removed, and so becomes what TC is written as (NCR), where all of it is smaller
-
-
-def inside(of: tuple[int, ...]) -> list[list[int]]:
-    """For each region (bit sets `of`) the regions that contain it."""
-    return [[q for q in range(len(of)) if q != r and of[r] & of[q] == of[r] != of[q]] for r in range(len(of))]
 
 
 def remove_small(mask: np.ndarray, smallest: float) -> np.ndarray:
@@ -40,7 +37,7 @@ def apply(masks: np.ndarray, limits: Limits, *, of: tuple[int, ...], names: tupl
     """
     if limits == Limits():
         return masks
-    outer, masks = inside(of), masks.copy()
+    outer, masks = labels.containing(of), masks.copy()
     for r in range(len(of)):
         for q in outer[r]:
             masks[..., q] |= masks[..., r]

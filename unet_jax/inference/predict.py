@@ -13,16 +13,14 @@ from unet_jax.annotations import labels
 from unet_jax.errors import InputError
 from unet_jax.experiment import Experiment, init_params, settle
 from unet_jax.experiment import create as create_experiment
+from unet_jax.inference import members
 from unet_jax.inference.postprocess import Limits
+from unet_jax.model import unet
 from unet_jax.pipeline import decode, stream
 from unet_jax.pipeline.cache import Samples
 from unet_jax.training import checkpoint, sharding
 from unet_jax.training.step import make_predict_step
-from unet_jax.workdir import differences, load_config
-
-ALIKE = ('model.', 'loss.activation', 'data.size', 'data.channels', 'data.standardise', 'data.categories',
-         'data.regions', 'data.modalities', 'data.spacing', 'data.orientation')
-FREE = ('model.dtype', 'model.remat')  # change no parameter
+from unet_jax.workdir import ALIKE, FREE, differences, inference_config, load_run
 
 
 class Predictor(NamedTuple):
@@ -38,7 +36,8 @@ def create(experiment: Experiment, *params: Any) -> Predictor:
     """A predictor over all devices of this process; with several, each segments its own cases."""
     mesh = sharding.create_mesh(jax.local_devices())
     sharding.check_batch_size(experiment.config.evaluation.batch_size, mesh, 'config.evaluation.batch_size')
-    step = make_predict_step(experiment.config, experiment.module, experiment.of)
+    module = unet.for_devices(experiment.module, mesh.devices.flat)
+    step = make_predict_step(experiment.config, module, experiment.of)
     everywhere, split = sharding.replicated(mesh), sharding.split(mesh)
     return Predictor(experiment, tuple(jax.device_put(p, everywhere) for p in params),
                      jax.jit(step, in_shardings=(everywhere, split), out_shardings=split), mesh)
@@ -46,30 +45,32 @@ def create(experiment: Experiment, *params: Any) -> Predictor:
 
 def restore(config: ConfigDict, folders: Sequence[Path], which: str) -> tuple[Predictor, int | str]:
     """The network with the averaged parameters of the checkpoints `which`, such as 'best' or 'best,latest,400', in
-    each of `folders`; and what they are: the step, or, of several, their names.
+    each of `folders`; and what they are: the step, or, of several, their names. See `restore_members`."""
+    chosen = members.choose(folders, which)
+    return restore_members(config, chosen), members.told(chosen)
 
-    Called by every process together. What `config` leaves to the data is as in the first folder. Raises InputError
-    where a folder's network or input is another.
+
+def restore_members(config: ConfigDict, chosen: Sequence[members.Member]) -> Predictor:
+    """The network with the parameters of the `chosen` checkpoints, whose probabilities are averaged.
+
+    Called by every process together. The config is that of the first folder, with what `config` may say of inference
+    (`inference_config`). Raises InputError where a folder's network or input is another.
     """
-    load_config(folders[0])  # its own message where there is none
-    if not (config.data.categories and config.data.regions):
-        config = settle(config, frames.load(folders[0] / 'annotations.parquet'))
+    first = chosen[0].folder
+    config = inference_config(first, config)
+    if len(config.data.names) != len(config.data.categories) or not config.data.regions:  # of an older version
+        config = settle(config, frames.load(first / 'annotations.parquet'))
     experiment = create_experiment(config)
     everywhere, like = sharding.replicated(sharding.create_mesh()), init_params(experiment)
-    params, used = [], []
-    for folder in folders:
+    for folder in members.runs(chosen):
         check_alike(config, folder)
-        found = (checkpoint.choose(folder / 'checkpoints', name) for name in which.split(','))
-        for step in dict.fromkeys(found):  # the best is often the latest
-            restored = checkpoint.restore_params(folder / 'checkpoints', step, like, everywhere)
-            params.append(jax.tree.map(lambda x: x.addressable_data(0), restored))
-            used.append(step if len(folders) == 1 else f'{folder}:{step}')
-    return create(experiment, *params), used[0] if len(used) == 1 else ', '.join(map(str, used))
+    restored = [checkpoint.restore_params(m.folder / 'checkpoints', m.step, like, everywhere) for m in chosen]
+    return create(experiment, *(jax.tree.map(lambda x: x.addressable_data(0), params) for params in restored))
 
 
 def check_alike(config: ConfigDict, folder: Path) -> None:
     """Raises InputError unless the run in `folder` has the network, input and regions of `config`."""
-    changed = differences(load_config(folder), config)
+    changed = differences(load_run(folder), config)
     unlike = {k: v for k, v in changed.items() if k.startswith(ALIKE) and not k.startswith(FREE)}
     if unlike:
         raise InputError(f'{folder} holds another network: ' + '; '.join(
@@ -97,7 +98,8 @@ def enlarged(predictor: Predictor, samples: Samples) -> Iterator[tuple[int, np.n
 
 def to_bits(experiment: Experiment, probability: np.ndarray) -> np.ndarray:
     """Probabilities (…, R) -> bit sets (…)."""
-    return labels.paint(probability > experiment.config.evaluation.threshold, experiment.regions, experiment.classes)
+    return labels.from_probabilities(probability, threshold=experiment.config.evaluation.threshold,
+                                     regions=experiment.regions, classes=experiment.classes)
 
 
 def segment(predictor: Predictor, samples: Samples) -> Iterator[tuple[int, np.ndarray]]:

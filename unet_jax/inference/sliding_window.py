@@ -18,7 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from unet_jax.annotations import labels
-from unet_jax.inference.predict import Predictor
+from unet_jax.inference.predict import Predictor, to_bits
 from unet_jax.inference.predict import uncertainty as uncertainty_of
 from unet_jax.pipeline.patches import extract, starts
 from unet_jax.pipeline.volumes import Grid, Volume, put_back
@@ -68,10 +68,11 @@ def mean(total: jax.Array, sums: list[jax.Array]) -> jax.Array:
     return total / jnp.maximum(outer(sums), jnp.finfo(jnp.float32).tiny)
 
 
-@jax.jit
-def above(total: jax.Array, sums: list[jax.Array], threshold: float) -> jax.Array:
-    """(X, Y, Z) uint8, uint16 or uint32: bit r is set where the mean of region r is above the threshold."""
-    return labels.pack(mean(total, sums) > threshold, labels.bits_dtype(total.shape[-1]))
+@partial(jax.jit, static_argnames=('regions', 'classes'))
+def painted(total: jax.Array, sums: list[jax.Array], threshold: float, regions: tuple[labels.Region, ...],
+            classes: tuple[int, ...]) -> jax.Array:
+    """(X, Y, Z) bit sets: `labels.from_probabilities` of the mean."""
+    return labels.from_probabilities(mean(total, sums), threshold=threshold, regions=regions, classes=classes)
 
 
 @jax.jit
@@ -91,7 +92,7 @@ def arrange(shape: tuple[int, ...], size: tuple[int, ...], overlap: float) -> La
     """The windows of `size` that cover a volume of `shape`."""
     places = [starts(n, side, overlap) for n, side in zip(shape, size, strict=True)]
     return Layout(places, tuple(max(-p[0], 0) for p in places),
-                  tuple(-(-n // side) * side for n, side in zip(shape, size)))
+                  tuple(-(-n // side) * side for n, side in zip(shape, size, strict=True)))
 
 
 def windows(image: np.ndarray, size: tuple[int, int, int], layout: Layout, *, batch_size: int, keep: np.ndarray
@@ -149,20 +150,22 @@ def blend(predictor: Predictor, volume: Volume, *, keep: Sequence[bool] | None =
     keep = np.ones(experiment.settings.channels, np.float16) if keep is None else np.asarray(keep, np.float16)
     layout = arrange(shape, experiment.settings.size, experiment.config.evaluation.overlap)
     total, sums = accumulate(predictor, volume.image, layout, keep)
-    inside = tuple(slice(before, before + n) for before, n in zip(layout.margin, shape))
+    inside = tuple(slice(before, before + n) for before, n in zip(layout.margin, shape, strict=True))
     return Blend(total, sums, inside, tuple(np.subtract(grid.high, grid.low)) != shape, grid)
 
 
 def masks(predictor: Predictor, found: Blend) -> np.ndarray:
-    """Region masks (X, Y, Z, R) bool in the file's own voxels.
+    """Region masks (X, Y, Z, R) bool in the file's own voxels, nested as they are painted, not yet post-processed.
 
-    Thresholded on the device, but for resampled volumes, whose probabilities are interpolated back first.
+    Made on the device, but for resampled volumes, whose probabilities are interpolated back first.
     """
-    threshold = predictor.experiment.config.evaluation.threshold
+    experiment = predictor.experiment
     if found.resampled:
-        return put_back(np.asarray(mean(found.total, found.sums))[found.inside], found.grid) > threshold
-    bits = np.asarray(above(found.total, found.sums, threshold))[found.inside]
-    return put_back(labels.region_masks(bits, tuple(1 << r for r in range(found.total.shape[-1]))), found.grid)
+        probability = put_back(np.asarray(mean(found.total, found.sums))[found.inside], found.grid)
+        return labels.region_masks(to_bits(experiment, probability), experiment.of)
+    bits = np.asarray(painted(found.total, found.sums, experiment.config.evaluation.threshold, experiment.regions,
+                              experiment.classes))[found.inside]
+    return labels.region_masks(put_back(bits[..., None], found.grid)[..., 0], experiment.of)
 
 
 def uncertainty(found: Blend) -> np.ndarray:

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jax.nn import initializers
 
-from unet_jax.model.convolution import convolve, product
+from unet_jax.model.convolution import Form
 from unet_jax.model.norm import normalise
 
 
@@ -66,6 +66,7 @@ class Convolution(nn.Module):
     groups: int
     activation: str
     dtype: jnp.dtype
+    form: Form
     kernel: int = 3
     stride: int = 1
 
@@ -75,7 +76,7 @@ class Convolution(nn.Module):
         # padding kernel // 2 on both sides, also for stride 2: output pixel i is centred on input pixel 2i
         x = nn.Conv(self.features, (self.kernel,) * d, self.stride, padding=self.kernel // 2, dtype=self.dtype,
                     use_bias=self.norm == 'none', kernel_init=spread(self.activation), name='conv',
-                    conv_general_dilated=convolve)(x)
+                    conv_general_dilated=self.form.convolve)(x)
         if self.norm == 'none':
             return x
         return Normalise(self.groups if self.norm == 'group' else None, name='norm')(x)
@@ -88,11 +89,12 @@ class Plain(nn.Module):
     groups: int
     activation: str
     dtype: jnp.dtype
+    form: Form
     stride: int = 1
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
-        shared = (self.features, self.norm, self.groups, self.activation, self.dtype)
+        shared = (self.features, self.norm, self.groups, self.activation, self.dtype, self.form)
         return getattr(jax.nn, self.activation)(Convolution(*shared, stride=self.stride, name='first')(x))
 
 
@@ -107,11 +109,12 @@ class Residual(nn.Module):
     groups: int
     activation: str
     dtype: jnp.dtype
+    form: Form
     stride: int = 1
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
-        shared = (self.features, self.norm, self.groups, self.activation, self.dtype)
+        shared = (self.features, self.norm, self.groups, self.activation, self.dtype, self.form)
         act = getattr(jax.nn, self.activation)
         y = act(Convolution(*shared, stride=self.stride, name='first')(x))
         y = Convolution(*shared, name='second')(y)
@@ -130,11 +133,12 @@ class UpSample(nn.Module):
     """
     features: int
     dtype: jnp.dtype
+    form: Form
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         y = nn.Dense(2 ** (x.ndim - 2) * self.features, use_bias=False, dtype=self.dtype, name='dense',
-                     kernel_init=spread(), dot_general=lambda x, kernel, *_, **__: product(x, kernel))(x)
+                     kernel_init=spread(), dot_general=self.form.multiply)(x)
         bias = self.param('bias', initializers.zeros, (self.features,), jnp.float32)
         return depth_to_space(y, 2) + bias.astype(self.dtype)
 

@@ -1,9 +1,12 @@
 """The U-Net (Ronneberger et al. 2015; Çiçek et al. 2016), one code for two and three dimensions.
 
-    module = build(config.model, out_channels=3)
+    module = build(config.model, out_channels=3)  # networks.build where another may be chosen
     params = init(module, key, spatial=(240, 240), channels=4)
     logits = apply(module, params, image)  # (B, *S, C) float32 -> (B, *S, K) float32
 """
+import dataclasses
+import math
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -14,6 +17,7 @@ from jax.nn import initializers
 from ml_collections import ConfigDict
 
 from unet_jax.errors import InputError
+from unet_jax.model.convolution import XLA, Form, form
 from unet_jax.model.layers import AttentionGate, Plain, Residual, UpSample, depth_to_space, pool, space_to_depth
 
 ACTIVATIONS = ('celu', 'elu', 'gelu', 'hard_swish', 'leaky_relu', 'mish', 'relu', 'relu6', 'selu', 'silu', 'softplus',
@@ -25,7 +29,8 @@ Params = Any  # a tree of float32 arrays
 
 
 class UNet(nn.Module):
-    """Level l has features[l] channels and the input's size over stem · 2^l. The fields are those of config.model."""
+    """Level l has features[l] channels and the input's size over stem · 2^l. The fields are those of config.model, and
+    the form of its operations, which changes no result."""
     out_channels: int
     features: tuple[int, ...]
     encoder_blocks: tuple[int, ...]
@@ -40,6 +45,7 @@ class UNet(nn.Module):
     deep_supervision: int
     dtype: str
     remat: bool
+    form: Form = XLA
 
     @nn.compact
     def __call__(self, image: jax.Array, deep: bool) -> list[jax.Array]:
@@ -64,7 +70,7 @@ class UNet(nn.Module):
             skip = skips[level]
             if self.attention_gates:
                 skip = AttentionGate(dtype, name=f'gate_{level}')(skip, x)
-            x = UpSample(self.features[level], dtype, name=f'up_{level}')(x)
+            x = UpSample(self.features[level], dtype, self.form, name=f'up_{level}')(x)
             x = self.blocks(jnp.concatenate([skip, x], -1), f'decoder_{level}', level, self.decoder_blocks[level])
             if level == 0 or (deep and level <= self.deep_supervision):
                 logits.append(self.head(x, level, spatial))
@@ -76,7 +82,7 @@ class UNet(nn.Module):
         block = nn.remat(block) if self.remat else block
         for k in range(count):
             x = block(self.features[level], self.norm, self.groups, self.activation, jnp.dtype(self.dtype),
-                      stride if k == 0 else 1, name=f'{name}_block_{k}')(x)
+                      self.form, stride if k == 0 else 1, name=f'{name}_block_{k}')(x)
         return x
 
     def head(self, x: jax.Array, level: int, spatial: tuple[int, ...]) -> jax.Array:
@@ -103,9 +109,15 @@ def build(config: ConfigDict, out_channels: int) -> UNet:
 
     Raises InputError, naming the field and its value, for what cannot be built.
     """
-    fields = {key: tuple(value) if isinstance(value, (list, tuple)) else value for key, value in config.items()}
+    names = {field.name for field in dataclasses.fields(UNet)} - {'out_channels', 'name', 'parent'}  # the last of flax
+    fields = {name: config[name] for name in names}
     check(fields, out_channels)
     return UNet(out_channels=out_channels, **fields)
+
+
+def for_devices(module: UNet, devices: Sequence[jax.Device]) -> UNet:
+    """`module` in the form that is fast on `devices`: the same parameters, and up to rounding the same function."""
+    return module.clone(form=form(devices))
 
 
 def check(fields: dict[str, Any], out_channels: int) -> None:
@@ -127,6 +139,20 @@ def check(fields: dict[str, Any], out_channels: int) -> None:
         refuse('stem', 'give 1 (none), 2 or 4')
     if not 0 <= fields['deep_supervision'] <= max(levels - 2, 0):
         refuse('deep_supervision', f'{levels} levels have {max(levels - 2, 0)} coarser decoder levels')
+
+
+def check_size(config: ConfigDict, size: tuple[int, ...]) -> None:
+    """Raises InputError where the deepest level of the network of `config` (config.model) learns nothing from images
+    of `size`: of a single number its norm leaves 0, whatever the kernels are."""
+    levels, factor = len(config.features), config.stem * 2 ** (len(config.features) - 1)
+    deepest = [-(-s // factor) for s in size]  # a level above has 2^d times as many pixels
+    together = {'instance': 1, 'group': config.features[-1] // max(config.groups, 1)}.get(config.norm, 2)
+    if math.prod(deepest) * together == 1:
+        raise InputError(f'config.data.size = {tuple(size)}: the deepest of {levels} levels is {factor} times '
+                         f'smaller, {" × ".join(map(str, deepest))} pixel, of which {config.norm} norm leaves 0: it '
+                         f'learns nothing. Set config.data.size above {factor} along some axis, fewer levels in '
+                         'config.model.features, encoder_blocks and decoder_blocks, a smaller config.model.stem, or '
+                         "config.model.norm='group' with fewer groups than channels")
 
 
 def init(module: UNet, key: jax.Array, spatial: tuple[int, ...], channels: int) -> Params:

@@ -1,29 +1,35 @@
 """--mode=annotate: the annotation frame of a data set, and what is odd about it."""
 import json
+import shutil
 from pathlib import Path
 
 import pandas as pd
 from ml_collections import ConfigDict
 
+from unet_jax import formats, lock
 from unet_jax import workdir as files
-from unet_jax.annotations import audit, split
+from unet_jax.annotations import audit, identity, split
 from unet_jax.annotations import frame as frames
+from unet_jax.errors import InputError
 from unet_jax.experiment import data_folder, read_frame
 
 
+@lock.writer
 def annotate(config: ConfigDict, folder: Path, *, training: bool = False) -> pd.DataFrame:
-    """Writes the annotation frame, its split and its audit into `folder`; prints the audit.
+    """Writes the annotation frame, its split, the identity of its data and its audit into `folder`; prints the audit.
 
     The audit counts and names what is box-only, broken, missing or unreadable, and goes through whatever the config
     says of it; for `training` the config is followed, and what it does not allow raises InputError. Where a run has
-    begun in `folder`, an audit leaves its frame and split as they are.
+    begun in `folder`, an audit leaves its frame and split as they are, and other data than the run's are refused.
     """
-    frame = read_frame(config, audit=not training)
-    folder.mkdir(parents=True, exist_ok=True)
     begun = not training and (folder / 'config.json').exists()
+    if begun:
+        check_data(config, folder)
+    frame = read_frame(config, audit=not training)
     if not begun:
         frames.save(frame, folder)
         split.write_splits(frame, folder / 'splits.json')
+        identity.save(folder, frame, data_folder(config))
     found = audit.audit(frame, data_folder(config), categories=tuple(config.data.categories),
                         on_error=config.data.on_error if training else 'skip')
     files.write_text(folder / 'audit.json', json.dumps(found, indent=2) + '\n')
@@ -32,3 +38,22 @@ def annotate(config: ConfigDict, folder: Path, *, training: bool = False) -> pd.
     where = f'not written, as {folder} holds a run' if begun else f'in {folder}/annotations.parquet and .csv'
     print(f'\n{len(frame)} rows {where}; audit in {folder}/audit.json')
     return frame
+
+
+def check_data(config: ConfigDict, folder: Path) -> None:
+    """Raises InputError unless the data of `config` are those that the run in `folder` was made from.
+
+    Data that the project makes are made again by the run's own config where they were deleted, and stay if they come
+    out the same.
+    """
+    root, run = data_folder(config), files.load_config(folder)
+    make = formats.named(run.data.format).make
+    again = make and not root.exists() and identity.load(folder) is not None
+    if again:
+        make(run.data)
+    try:
+        identity.check(folder, root)
+    except InputError:
+        if again:
+            shutil.rmtree(root)
+        raise

@@ -1,4 +1,5 @@
 """--mode=evaluate: a checkpoint's scores on a subset, its masks, pictures and the report."""
+import shlex
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -7,66 +8,130 @@ import numpy as np
 import pandas as pd
 from ml_collections import ConfigDict
 
+from unet_jax import lock
 from unet_jax.annotations import frame as frames
 from unet_jax.annotations import labels
 from unet_jax.errors import InputError
 from unet_jax.evaluation import cases, modalities, table
+from unet_jax.evaluation import summary as summaries
 from unet_jax.experiment import Experiment
+from unet_jax.inference import members
 from unet_jax.inference import predict as inference
 from unet_jax.modes import kinds, volumes
+from unet_jax.modes.annotate import check_data
 from unet_jax.pipeline import cache
 from unet_jax.pipeline import volumes as volume_files
 from unet_jax.report import html
-from unet_jax.training import sharding
-from unet_jax.workdir import write_text
+from unet_jax.training import processes
+from unet_jax.workdir import inference_config, write_text
 
 
+@lock.writer
 def evaluate(config: ConfigDict, folder: Path, *, subset: str, which: str, ensemble: Sequence[str] = ()) -> None:
-    """Scores a checkpoint, or the average of several, on a subset: table, masks, pictures and the report.
+    """Scores a checkpoint, or the average of several, on a subset: table, masks, pictures and the report, in `folder`
+    for a single checkpoint, else in a folder of its own, `members.home`.
 
-    Called by every process together: each scores its share of the cases, process 0 writes the tables.
+    Called by every process together: each scores its share of the cases, process 0 writes the tables. Raises
+    InputError for runs that were trained on what is scored, but for a run alone on a subset of its own.
     """
-    predictor, used = inference.restore(config, [folder, *map(Path, ensemble)], which)
+    config = inference_config(folder, config)
+    chosen = members.choose([folder, *map(Path, ensemble)], which)
+    home, used = members.home(chosen), members.told(chosen)
+    frame = frames.load(folder / 'annotations.parquet')
+    scored = frame[frame.subset == subset]
+    if len(members.runs(chosen)) > 1:
+        members.check_unseen(chosen, scored, f'--subset={subset} scores')
+    if config.evaluation.postprocess:
+        check_tuning(chosen, frame[frame.subset == config.train.validate], config)
+    predictor = inference.restore_members(config, chosen)
     experiment = predictor.experiment
     data = kinds.of(experiment)
-    found = data.rows(experiment, frames.load(folder / 'annotations.parquet'))
+    found = data.rows(experiment, frame)
     rows = cases.by_case(found[found.subset == subset].reset_index(drop=True))
     if rows.empty:
         raise InputError(f'--subset={subset}: no such images; there are {found.subset.value_counts().to_dict()}')
-    with sharding.first_process_first('samples'):
+    processes.by_the_first(lambda: check_data(config, folder), 'data')
+    with processes.first_process_first('samples'):
         samples, skipped = open_whole(data, experiment, rows, of=len(found))
         if config.evaluation.postprocess:
             valid = found[found.subset == config.train.validate].reset_index(drop=True)
-            predictor = predictor._replace(limits=volumes.limits(predictor, folder, used, valid))
-    rows, masks = samples.rows, folder / 'predictions' / subset
-    mine = data.part(samples, cases.share(rows, jax.process_index(), jax.process_count()))
-    lines = sharding.gather([line for case in data.segment(predictor, mine, masks)
+            home.mkdir(parents=True, exist_ok=True)
+            predictor = predictor._replace(limits=volumes.limits(predictor, home, used, valid))
+    masks = home / 'predictions' / subset
+    mine = data.part(samples, cases.share(samples.rows, jax.process_index(), jax.process_count()))
+    lines = processes.gather([line for case in data.segment(predictor, mine, masks)
                              for line in cases.score(experiment, case)])
     wanted = config.evaluation.modality_subsets
-    fewer = sharding.gather(volumes.with_modality_subsets(predictor, mine) if wanted else [])
-    if jax.process_index():
-        sharding.wait_for_all('report')  # jax ends the first process where the others leave it alone for 5 minutes
-        return
-    scores, settings = pd.DataFrame(lines), config.evaluation
+    fewer = processes.gather(volumes.with_modality_subsets(predictor, mine) if wanted else [])
+    if not jax.process_index():
+        told = {'subset': subset, 'checkpoint': used, **about(chosen, config, subset),
+                **({'skipped': skipped} if skipped else {})}
+        write(predictor, samples, chosen, pd.DataFrame(lines), pd.DataFrame(fewer), told, which=which)
+    processes.wait_for_all('report')  # jax ends the first process where the others leave it alone for 5 minutes
+
+
+def check_tuning(chosen: Sequence[members.Member], rows: pd.DataFrame, config: ConfigDict) -> None:
+    """Raises InputError where post-processing cannot be tuned on `rows`: a member was trained on some, or none has an
+    annotation, so that removing everything would score best."""
+    subset = config.train.validate
+    members.check_unseen(chosen, rows, f'config.evaluation.postprocess is tuned on ({subset})', training=True)
+    if len(rows) and rows.category_id.isna().all():
+        raise InputError(f'config.evaluation.postprocess is tuned on the subset {subset}, none of whose '
+                         f'{rows.case.nunique()} cases has an annotation; leave it out, or name another '
+                         'config.train.validate')
+
+
+def about(chosen: Sequence[members.Member], config: ConfigDict, subset: str) -> dict:
+    """What a summary must say of the members: which they are, and whether the cases are new to them."""
+    known = {config.train.validate: 'the best checkpoint was chosen by these cases',
+             'train': 'the run was trained on these cases'}
+    told = {'seen': known[subset]} if subset in known else {}
+    if len(chosen) > 1:
+        told['members'] = [{'run': str(m.folder), 'checkpoint': m.step} for m in chosen]
+    return told
+
+
+def write(predictor: inference.Predictor, samples: cache.Samples | volume_files.Volumes,
+          chosen: Sequence[members.Member], scores: pd.DataFrame, fewer: pd.DataFrame, told: dict, *, which: str
+          ) -> None:
+    """cases.csv, summary.json, modalities.csv and the report of the scores of all cases; prints the tables."""
+    experiment = predictor.experiment
+    settings, seed = experiment.config.evaluation, experiment.config.seed
+    home, subset = members.home(chosen), told['subset']
+    target, masks = home / 'evaluation' / subset, home / 'predictions' / subset
     units = 'mm' if experiment.format.stacked else 'px'
-    summary = table.summarise(scores, convention=settings.convention, units=units, seed=config.seed,
-                              tolerance=settings.tolerance, lesion=settings.lesions or None)
+    summary = summaries.summarise(scores, convention=settings.convention, units=units, seed=seed,
+                                  tolerance=settings.tolerance, lesion=settings.lesions or None)
     written = labels.values(experiment.classes)
-    summary |= {'subset': subset, 'checkpoint': used, 'mask_values': dict(zip(map(str, written), config.data.names))}
-    summary |= {'skipped': skipped} if skipped else {}
+    summary |= told | {'mask_values': dict(zip(map(str, written), experiment.config.data.names, strict=True))}
     summary |= {'postprocess': predictor.limits._asdict()} if settings.postprocess else {}
-    target = folder / 'evaluation' / subset
-    table.write(target, scores, summary)
-    examples = chosen_examples(predictor, samples, scores, masks)
-    report = html.write(folder, subset, examples)
+    if summary.get('unscored'):
+        scores = scores[[*summaries.KEYS, 'volume_prediction']]
+    before = summaries.read_summary(target).get('checkpoint', told['checkpoint'])
+    summaries.write(target, scores, summary)
+    examples = [] if summary.get('unscored') else chosen_examples(predictor, samples, scores, masks)
+    report = html.write(home, subset, examples, run=chosen[0].folder, again=command(chosen, subset, which))
     print(table.text(summary))
-    if fewer:
-        write_text(target / 'modalities.csv', pd.DataFrame(fewer).to_csv(index=False))
-        print(modalities.text(pd.DataFrame(fewer), convention=settings.convention, seed=config.seed))
+    if len(fewer) and not summary.get('unscored'):
+        write_text(target / 'modalities.csv', fewer.to_csv(index=False))
+        print(modalities.text(fewer, convention=settings.convention, seed=seed))
     if settings.postprocess:
-        print(f'Post-processed: {predictor.limits}, in mm³, tuned on {config.train.validate}')
-    print(f'\nCheckpoint {used} on {subset}: {target}/cases.csv and summary.json\nMasks: {masks}\nReport: {report}')
-    sharding.wait_for_all('report')
+        print(f'Post-processed: {predictor.limits}, in mm³, tuned on {experiment.config.train.validate}')
+    if 'seen' in summary:
+        print(f'Not a result on new cases: {summary["seen"]}')
+    if before != told['checkpoint']:
+        print(f'In place of the scores of checkpoint {before}')
+    print(f'\nCheckpoint {told["checkpoint"]} on {subset}: {target}/cases.csv and summary.json\nMasks: {masks}\n'
+          f'Report: {report}')
+
+
+def command(chosen: Sequence[members.Member], subset: str, which: str) -> str:
+    """What evaluates the same again."""
+    first, *others = members.runs(chosen)
+    flags = [f'--workdir={first}', '--mode=evaluate', f'--subset={subset}']
+    flags += [f'--checkpoint={which}'] * (which != 'best')
+    flags += [f'--ensemble={",".join(map(str, others))}'] * bool(others)
+    return shlex.join(['python', 'main.py', *flags])
 
 
 def chosen_examples(predictor: inference.Predictor, samples: cache.Samples | volume_files.Volumes,

@@ -24,7 +24,7 @@ def rows(experiment: Experiment, frame: pd.DataFrame) -> pd.DataFrame:
 
 def open_samples(experiment: Experiment, rows: pd.DataFrame) -> cache.Samples:
     data = experiment.config.data
-    return cache.open_samples(rows, experiment.settings, data.cache, on_error=data.on_error)
+    return cache.open_samples(rows, experiment.settings, data.cache, on_error=data.on_error, limit=data.cache_limit)
 
 
 def training_samples(experiment: Experiment, train: pd.DataFrame, valid: pd.DataFrame) -> dict[str, cache.Samples]:

@@ -2,12 +2,12 @@
 import jax
 import numpy as np
 from ml_collections import ConfigDict
-from tqdm import tqdm
 
 from unet_jax.annotations import labels
 from unet_jax.errors import InputError
 from unet_jax.experiment import Experiment, create, read_frame, settle
-from unet_jax.training import loop, sharding
+from unet_jax.progress import bar
+from unet_jax.training import loop, sharding, space
 
 GB = 1e9
 
@@ -25,7 +25,7 @@ def plan(config: ConfigDict, *, memory: float | None = None) -> None:
     limit = memory * GB if memory is not None else sharding.device_memory()
     devices = jax.local_devices()
     batch_size = config.train.batch_size
-    with tqdm(desc='compiling', unit='program') as progress:
+    with bar(desc='compiling', unit='program') as progress:
         def measure(size: int) -> tuple[dict[str, float], float]:
             progress.update()
             return step_cost(experiment, size)
@@ -70,11 +70,14 @@ def step_cost(experiment: Experiment, batch_size: int) -> tuple[dict[str, float]
 
 
 def abstract_batch(experiment: Experiment, batch_size: int) -> dict[str, jax.ShapeDtypeStruct]:
-    """Shapes and types of a whole batch, as `pipeline.stream` makes it."""
+    """Shapes and types of a whole training batch, as `pipeline.stream` makes it."""
     settings = experiment.settings
-    shapes = {'image': ((*settings.size, settings.channels), experiment.format.dtype),
-              'label': (settings.size, labels.bits_dtype(len(experiment.classes))),
+    size = space.cut_size(experiment.config) if experiment.format.volumetric else settings.size
+    shapes = {'image': ((*size, settings.channels), experiment.format.dtype),
+              'label': (size, labels.bits_dtype(len(experiment.classes))),
               'index': ((), np.int32), 'visit': ((), np.uint32), 'valid': ((), np.float32)}
+    if experiment.format.volumetric:
+        shapes['spacing'] = (3,), np.float32
     return {name: jax.ShapeDtypeStruct((batch_size, *shape), dtype) for name, (shape, dtype) in shapes.items()}
 
 

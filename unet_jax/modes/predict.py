@@ -11,23 +11,24 @@ from unet_jax.annotations import labels
 from unet_jax.errors import InputError
 from unet_jax.formats import mask_file
 from unet_jax.formats.inputs import check_output
-from unet_jax.inference import ledger
+from unet_jax.inference import ledger, members
 from unet_jax.inference import predict as inference
 from unet_jax.modes import kinds, volumes
 from unet_jax.progress import bar
-from unet_jax.training import sharding
+from unet_jax.training import processes
 
 
 def predict(config: ConfigDict, folder: Path, *, sources: Sequence[str], output: str | None, which: str,
             ensemble: Sequence[str] = ()) -> None:
     """Segments image files, HDF5 slices or folders of volumes with the checkpoints `which` of `folder`, and of the
     work directories `ensemble`. Of several processes all restore, and the first segments."""
-    predictor, used = inference.restore(config, [folder, *map(Path, ensemble)], which)
-    if config.evaluation.postprocess and predictor.experiment.format.volumetric:
-        predictor = predictor._replace(limits=volumes.limits(predictor, folder, used, None))
+    chosen = members.choose([folder, *map(Path, ensemble)], which)
+    predictor, used, home = inference.restore_members(config, chosen), members.told(chosen), members.home(chosen)
+    if predictor.experiment.config.evaluation.postprocess and predictor.experiment.format.volumetric:
+        predictor = predictor._replace(limits=volumes.limits(predictor, home, used, None))
         used = f'{used}, post-processed: {predictor.limits}, in mm³'
-    target = Path(output) if output else folder / 'predictions'
-    sharding.by_the_first(lambda: write(predictor, sources, target, used), 'predict')
+    target = Path(output) if output else home / 'predictions'
+    processes.by_the_first(lambda: write(predictor, sources, target, used), 'predict')
 
 
 def write(predictor: inference.Predictor, sources: Sequence[str], output: Path, used: str) -> None:

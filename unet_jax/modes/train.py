@@ -1,54 +1,94 @@
 """--mode=train: from the files to a trained network and its evaluation; goes on where a run was interrupted."""
 import json
+import logging
 import shlex
+import shutil
 import time
+from contextlib import ExitStack
 from pathlib import Path
 
 import jax
 import pandas as pd
 from ml_collections import ConfigDict
 
+from unet_jax import lock
 from unet_jax import workdir as files
 from unet_jax.annotations import frame as frames
+from unet_jax.annotations import identity
 from unet_jax.errors import InputError
-from unet_jax.experiment import create, settle
+from unet_jax.experiment import Experiment, create, init_params, settle
 from unet_jax.modes import kinds
-from unet_jax.modes.annotate import annotate
+from unet_jax.modes.annotate import annotate, check_data
 from unet_jax.pipeline import stream
-from unet_jax.training import loop, sharding, together
+from unet_jax.training import checkpoint, loop, optimizer, processes, state, together
 
-# fields that change no step, and not by what validation chooses the best one: threshold and flips are none of them
-SAFE = ('data.cache', 'data.root', 'train.checkpoint_every', 'train.evaluate_every', 'train.fsdp',
+log = logging.getLogger('unet_jax')
+# Fields that change no step, and not by what validation chooses the best one: threshold and flips are none of them.
+# Another data.root holds the same data: `check_data` is asked before.
+SAFE = ('data.cache', 'data.cache_limit', 'data.root', 'train.checkpoint_every', 'train.evaluate_every', 'train.fsdp',
         'train.input_timeout', 'train.keep', 'train.log_every', 'train.resident', 'train.skip_nonfinite',
         'train.spatial', 'evaluation.batch_size', 'evaluation.convention', 'evaluation.lesions',
         'evaluation.modality_subsets', 'evaluation.overlap', 'evaluation.pictures', 'evaluation.postprocess',
         'evaluation.tolerance', 'evaluation.uncertainty')
 
 
+@lock.writer
 def train(config: ConfigDict, folder: Path, *, allow: tuple[str, ...] = ()) -> None:
     """Trains, or goes on, and evaluates the best checkpoint on the test subset. Called by every process together.
 
-    A run goes on only with the config it was started with, but for fields that change no step and those in `allow`.
+    A run goes on only with the config it was started with, but for fields that change no step and those in `allow`,
+    and with the same data, wherever they lie.
     """
+    loop.create_mesh(config)  # what does not divide over the devices is refused before any work
     resumed = (folder / 'config.json').exists()
     check_whole(folder)
-    with sharding.first_process_first('annotations'):
+    with processes.first_process_first('annotations'):
         frame = read_or_annotate(config, folder, resumed=resumed)
     config = settle(config, frame)
     if resumed:
         check_config(files.load_config(folder), config, folder, allow)
-    create(config)  # what cannot be built is refused before it is saved
+    foresee(create(config), folder)  # what cannot be built is refused before it is saved
+    warn_of_unscored(config, frame)
     save_config(folder, config)
-    members = [begin(member, path, frame) for path, member in split_by_seed(config, folder, frame).items()]
-    finished = together.train(members) if config.train.seeds else loop.train(*members[0])
-    if not finished:
-        if not jax.process_index():
-            print(f'Interrupted and saved. To go on: python main.py --mode=train --workdir={shlex.quote(str(folder))}')
-        return
-    from unet_jax.modes.evaluate import evaluate  # a second of imports that the first step need not wait for
-    subset = 'test' if (frame.subset == 'test').any() else config.train.validate
-    for member in members:
-        evaluate(member.experiment.config, member.folder, subset=subset, which='best')
+    runs = split_by_seed(config, folder)
+    with ExitStack() as locks:
+        for path, member in runs.items():
+            locks.enter_context(lock.held(path))
+            copy_files(member, folder, path)
+        members = [begin(member, path, frame) for path, member in runs.items()]
+        finished = together.train(members) if config.train.seeds else loop.train(*members[0])
+        if not finished:
+            if not jax.process_index():
+                print('Interrupted and saved. To go on: python main.py --mode=train '
+                      f'--workdir={shlex.quote(str(folder))}')
+            return
+        from unet_jax.modes.evaluate import evaluate  # a second of imports that the first step need not wait for
+        subset = 'test' if (frame.subset == 'test').any() else config.train.validate
+        for member in members:
+            evaluate(member.experiment.config, member.folder, subset=subset, which='best')
+
+
+def warn_of_unscored(config: ConfigDict, frame: pd.DataFrame) -> None:
+    """Says, before any training, which of the subsets that will be scored has no annotation of what is segmented."""
+    for subset in dict.fromkeys((config.train.validate, 'test')):
+        rows = frame[frame.subset == subset]
+        if rows.empty or rows.category_id.isin(config.data.categories).any() or jax.process_index():
+            continue
+        follows = 'The best checkpoint will be the one that finds least; name another config.train.validate' \
+            if subset == config.train.validate else 'Its masks will be written'
+        log.warning('warning: no case of the subset %s (%d) has an annotation of %s, so it cannot be scored: is it a '
+                    'hidden test set, or were its annotations lost? %s', subset, rows.case.nunique(),
+                    ', '.join(config.data.names), follows)
+
+
+def foresee(experiment: Experiment, folder: Path) -> None:
+    """Traces the run's first state, and says where the disk has no room for its checkpoints."""
+    config = experiment.config
+    transform = optimizer.create(config.optimizer, config.train.steps)
+    first = jax.eval_shape(lambda: state.create(init_params(experiment), transform))
+    parts = [f'seed_{seed}' for seed in config.train.seeds] or ['']
+    if not jax.process_index():
+        checkpoint.tell_of_room([folder / part / 'checkpoints' for part in parts], first, keep=config.train.keep)
 
 
 def check_whole(folder: Path) -> None:
@@ -62,7 +102,7 @@ def check_whole(folder: Path) -> None:
 def save_config(folder: Path, config: ConfigDict, home: Path | None = None) -> None:
     """config.json (`home`: see `workdir.save_config`); environment.json of the first start, a line in resumed.jsonl of
     every later one. By process 0."""
-    with sharding.first_process_first('config'):
+    with processes.first_process_first('config'):
         if not jax.process_index():
             folder.mkdir(parents=True, exist_ok=True)
             files.save_config(folder, config, home)
@@ -74,7 +114,7 @@ def save_config(folder: Path, config: ConfigDict, home: Path | None = None) -> N
                 files.write_text(first, json.dumps(environment, indent=2) + '\n')
 
 
-def split_by_seed(config: ConfigDict, folder: Path, frame: pd.DataFrame) -> dict[Path, ConfigDict]:
+def split_by_seed(config: ConfigDict, folder: Path) -> dict[Path, ConfigDict]:
     """{work directory: config} of the runs: one, or one for each of config.train.seeds, on the same split."""
     if not config.train.seeds:
         return {folder: config}
@@ -85,13 +125,19 @@ def split_by_seed(config: ConfigDict, folder: Path, frame: pd.DataFrame) -> dict
         member = config.copy_and_resolve_references()
         with member.unlocked():
             member.seed, member.train.seeds = seed, ()
-        path = folder / f'seed_{seed}'
-        save_config(path, member, folder)
-        frames.save(frame, path)
-        for name in ('audit.json', 'audit.txt'):
-            files.write_text(path / name, (folder / name).read_text(encoding='utf-8'))
-        runs[path] = member
+        runs[folder / f'seed_{seed}'] = member
     return runs
+
+
+def copy_files(config: ConfigDict, folder: Path, path: Path) -> None:
+    """Gives `path`, the work directory of one of several seeds, its config, and the files of `folder` on the data."""
+    if path == folder:
+        return
+    save_config(path, config, folder)
+    for name in ('annotations.parquet', 'annotations.csv', 'splits.json', identity.FILE, 'audit.json', 'audit.txt'):
+        if not jax.process_index() and (folder / name).exists():
+            shutil.copyfile(folder / name, path / f'.{name}.copied')
+            (path / f'.{name}.copied').replace(path / name)
 
 
 def begin(config: ConfigDict, folder: Path, frame: pd.DataFrame) -> together.Member:
@@ -107,7 +153,7 @@ def begin(config: ConfigDict, folder: Path, frame: pd.DataFrame) -> together.Mem
         if part.empty:
             raise InputError(f'{config.data.root}: no image in the subset {use!r}, which training needs (see '
                              f'config.train.validate); there are {rows.subset.value_counts().to_dict()}')
-    with sharding.first_process_first('samples'):  # once where the cache is shared, else once a host
+    with processes.first_process_first('samples'):  # once where the cache is shared, else once a host
         samples = data.training_samples(experiment, **parts)
     note_skipped(config, folder, unread(frame) | samples['train'].skipped | samples['valid'].skipped, of=len(rows))
     return together.Member(experiment, samples, folder)
@@ -120,6 +166,8 @@ def read_or_annotate(config: ConfigDict, folder: Path, *, resumed: bool) -> pd.D
         raise InputError(f'{known}: process 0 has written it, process {jax.process_index()} does not see it; '
                          '--workdir must be a folder that all processes share')
     if jax.process_index() or (resumed and known.exists()):
+        if not jax.process_index():
+            check_data(config, folder)
         return frames.load(known)
     return annotate(config, folder, training=True)
 

@@ -16,6 +16,7 @@ from unet_jax.inference import postprocess, sliding_window
 from unet_jax.inference import predict as inference
 from unet_jax.pipeline import patches, volumes
 from unet_jax.progress import bar
+from unet_jax.training import space
 from unet_jax.workdir import write_text
 
 
@@ -27,15 +28,16 @@ def rows(experiment: Experiment, frame: pd.DataFrame) -> pd.DataFrame:
 
 def open_samples(experiment: Experiment, rows: pd.DataFrame) -> volumes.Volumes:
     data = experiment.config.data
-    return volumes.open_volumes(rows, experiment.settings, data.cache, on_error=data.on_error)
+    return volumes.open_volumes(rows, experiment.settings, data.cache, on_error=data.on_error, limit=data.cache_limit)
 
 
 def training_samples(experiment: Experiment, train: pd.DataFrame, valid: pd.DataFrame
                      ) -> dict[str, patches.Patches | patches.Tiles]:
     """What the loop trains on and validates on, without what cannot be read where the config says so."""
-    size, foreground = experiment.settings.size, experiment.config.data.foreground
+    size, foreground, cut = (experiment.settings.size, experiment.config.data.foreground,
+                             space.cut_size(experiment.config))
     train, valid = (open_samples(experiment, rows) for rows in (train, valid))
-    return {'train': patches.Patches(train, train.rows, size, foreground), 'valid': patches.tiles(valid, size)}
+    return {'train': patches.Patches(train, train.rows, size, foreground, cut), 'valid': patches.tiles(valid, size)}
 
 
 def part(samples: volumes.Volumes, where: slice) -> volumes.Volumes:
@@ -85,7 +87,7 @@ def brain(volume: volumes.Volume) -> np.ndarray:
 
 
 def with_modality_subsets(predictor: inference.Predictor, samples: volumes.Volumes) -> list[dict]:
-    """Dice of every case and region with each subset of the modalities: case, group, region, modalities, dice."""
+    """Dice of every case, region and subset of the modalities: case, group, region, modalities, dice, present."""
     experiment, lines = predictor.experiment, []
     convention, names = experiment.config.evaluation.convention, tuple(experiment.config.data.modalities)
     chosen = modalities.subsets(names)
@@ -94,7 +96,8 @@ def with_modality_subsets(predictor: inference.Predictor, samples: volumes.Volum
         bits = segment_volume(predictor, samples[index], row, tuple(name in kept for name in names))
         pair = [labels.region_masks(b, experiment.of) for b in (reference(experiment, row), bits)]
         lines += [{'case': row.case, 'group': row.group, 'region': name, 'modalities': '+'.join(kept),
-                   'dice': overlap.dice(overlap.counts(*(m[..., r] for m in pair)), convention=convention)}
+                   'dice': overlap.dice(overlap.counts(*(m[..., r] for m in pair)), convention=convention),
+                   'present': bool(pair[0][..., r].any())}
                   for r, name in enumerate(experiment.names)]
     return lines
 

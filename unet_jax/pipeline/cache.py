@@ -2,7 +2,8 @@
 
 The folder's name is a digest of the rows, the settings and each file's size and times, so that a changed image,
 annotation or setting is another folder. It is written under a temporary name and renamed when complete: a folder
-with the right name is whole, and two runs at once write one each, of which the first to finish is kept.
+with the right name is whole, and two runs at once write one each, of which the first to finish is kept. How much the
+folders may hold together is for cache_limit.py.
 """
 import errno
 import hashlib
@@ -22,11 +23,12 @@ import pandas as pd
 from unet_jax import formats
 from unet_jax.annotations import labels
 from unet_jax.errors import InputError
-from unet_jax.pipeline import decode, threads
+from unet_jax.folders import default_folder
+from unet_jax.pipeline import cache_limit, decode, threads
 from unet_jax.progress import bar
 
 SKIPPED = 'skipped.json'  # {path: reason}, where on_error = 'skip' left rows out
-VERSION = 1  # raised whenever `decode.decode` gives other arrays for the same input
+VERSION = 2  # raised whenever `decode.decode` gives other arrays for the same input
 log = logging.getLogger('unet_jax')
 
 
@@ -44,11 +46,6 @@ class Samples(NamedTuple):
     def take(self, index: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """(images (n, H, W, C), labels (n, H, W)) of n rows."""
         return self.image[index], self.label[index]
-
-
-def default_folder() -> Path:
-    """The user's cache folder, by the XDG convention."""
-    return Path(os.environ.get('XDG_CACHE_HOME') or Path.home() / '.cache') / 'unet_jax'
 
 
 def key(rows: pd.DataFrame, settings: decode.Settings) -> str:
@@ -74,12 +71,12 @@ def stamp(path: Path) -> tuple[int, int, int]:
     return stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns
 
 
-def open_samples(rows: pd.DataFrame, settings: decode.Settings, folder: str | Path = '', *, on_error: str = 'raise'
-                 ) -> Samples:
+def open_samples(rows: pd.DataFrame, settings: decode.Settings, folder: str | Path = '', *, on_error: str = 'raise',
+                 limit: float = 100.0) -> Samples:
     """The samples of `rows` (of `frame.images`), decoded now unless they already are.
 
-    Raises what `decode` raises; with on_error = 'skip' such rows are left out, and said why in `skipped`, unless
-    nothing would be left.
+    limit: GB that the folder may hold (see `cache_limit.make_room`). Raises what `decode` raises; with on_error =
+    'skip' such rows are left out, and said why in `skipped`, unless nothing would be left.
     """
     folder = Path(folder or default_folder() / 'samples')
     there = rows
@@ -90,6 +87,8 @@ def open_samples(rows: pd.DataFrame, settings: decode.Settings, folder: str | Pa
     check_any(len(rows), absent)
     target = folder / key(there, settings)
     if not ready(target):
+        need = sum(int(np.prod(shape)) * dtype.itemsize for shape, dtype in layout(there, settings).values())
+        cache_limit.make_room(folder, need, limit)
         _write(there, settings, target, on_error)
     skipped = json.loads((target / SKIPPED).read_text()) if (target / SKIPPED).exists() else {}
     if skipped and on_error != 'skip':
@@ -108,12 +107,15 @@ def check_any(count: int, skipped: dict[str, str]) -> None:
 
 
 def ready(target: Path) -> bool:
-    """Whether the folder is there and whole; one that is not whole is moved aside."""
+    """Whether the folder is there and whole, which makes it one in use; one that is not whole is moved aside."""
     if target.is_dir() and not _whole(target):
         aside = target.with_name(f'{target.name}.damaged-{os.getpid()}')
         log.warning('the cache %s is not whole: moved to %s and made again', target, aside.name)
         target.rename(aside)
-    return target.is_dir()
+    if not target.is_dir():
+        return False
+    cache_limit.touch(target)
+    return True
 
 
 def _whole(target: Path) -> bool:
@@ -146,10 +148,17 @@ def create_array(path: Path, dtype, shape: tuple[int, ...]) -> np.ndarray:
 
 
 def fill(target: Path, write: Callable[[Path], None]) -> None:
-    """The folder `target`, by `write(folder)` under a temporary name and, once complete, renamed."""
+    """The folder `target`, by `write(folder)` under a temporary name and, once complete, renamed.
+
+    Raises InputError where there cannot be such a folder, and what `write` raises.
+    """
     # drawn at random: in containers that share a cache every process may have the number 1
     temporary = target.with_name(f'.{target.name}.{uuid.uuid4().hex[:12]}')
-    temporary.mkdir(parents=True)
+    try:
+        temporary.mkdir(parents=True)
+    except OSError as error:
+        raise InputError(f'{target.parent}: decoded samples cannot be written there ({error.strerror}); name another '
+                         'folder: config.data.cache') from error
     try:
         write(temporary)
         sizes = {path.name: path.stat().st_size for path in sorted(temporary.iterdir())}
@@ -159,17 +168,22 @@ def fill(target: Path, write: Callable[[Path], None]) -> None:
         except OSError:
             if not _whole(target):  # else another run was first: its copy is the same
                 raise
+        cache_limit.touch(target)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
 
 
+def layout(rows: pd.DataFrame, settings: decode.Settings) -> dict[str, tuple[tuple[int, ...], np.dtype]]:
+    """{file: (shape, type)} of the decoded `rows`."""
+    image = np.dtype(formats.named(settings.format).dtype)
+    return {'image.npy': ((len(rows), *settings.size, settings.channels), image),
+            'label.npy': ((len(rows), *settings.size), labels.bits_dtype(len(settings.classes)))}
+
+
 def _write(rows: pd.DataFrame, settings: decode.Settings, target: Path, on_error: str = 'raise') -> None:
     def write(folder: Path) -> None:
-        image = create_array(folder / 'image.npy', formats.named(settings.format).dtype,
-                             (len(rows), *settings.size, settings.channels))
-        label = create_array(folder / 'label.npy', labels.bits_dtype(len(settings.classes)),
-                             (len(rows), *settings.size))
-
+        image, label = (create_array(folder / name, dtype, shape)
+                        for name, (shape, dtype) in layout(rows, settings).items())
         listed = list(rows.itertuples())
 
         def store(k: int) -> str | None:  # in threads: Pillow decodes and scales without the interpreter's lock
@@ -184,7 +198,7 @@ def _write(rows: pd.DataFrame, settings: decode.Settings, target: Path, on_error
                                   name=lambda k: f'{Path(settings.root) / listed[k].path}: the decoded image')
         with closing(stored):
             reasons = list(bar(stored, total=len(rows), desc='decoding', unit='image'))
-        skipped = {path: reason for path, reason in zip(rows.path, reasons) if reason}
+        skipped = {path: reason for path, reason in zip(rows.path, reasons, strict=True) if reason}
         if skipped:  # the others move up
             for new, old in enumerate(k for k, reason in enumerate(reasons) if not reason):
                 image[new], label[new] = image[old], label[old]

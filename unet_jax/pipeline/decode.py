@@ -79,21 +79,33 @@ def label_masks(row, settings: Settings, stored: np.ndarray | None) -> np.ndarra
 def decode(row, settings: Settings) -> tuple[np.ndarray, np.ndarray]:
     """(image (*size, C) uint8 or float16, label (*size) bit set) of a row of `frame.images`.
 
-    A pixel of the label belongs to a class where at least half of what it covers does. Raises InputError where the
-    file cannot be read or its size is not the one annotated.
+    The label is scaled by `scaled_label`. Raises InputError where the file cannot be read or its size is not the one
+    annotated.
     """
     image, stored, _ = formats.named(settings.format).read(settings.root, row, settings.channels)
     check_size(Path(settings.root) / row.path, image, row)
     masks = label_masks(row, settings, stored)
     dtype = labels.bits_dtype(len(settings.classes))
-    scaled = embed(masks.astype(np.uint8) * 255, settings.size) if masks.any() else None
-    label = np.zeros(settings.size, dtype) if scaled is None else labels.pack(scaled >= 128, dtype)
-    return to_wire(image, settings), label
+    found = scaled_label(masks, settings.size) if masks.any() else np.zeros((*settings.size, 1), bool)
+    return to_wire(image, settings), labels.pack(found, dtype)
 
 
 def to_wire(image: np.ndarray, settings: Settings) -> np.ndarray:
     """(H, W, C) as read -> (*size, C) uint8 or float16, as it goes to the device."""
     return embed(image, settings.size).astype(formats.named(settings.format).dtype)
+
+
+def scaled_label(masks: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """(H, W, K) booleans at the file's size -> (*size, K) at the network's.
+
+    Of the classes and the background a pixel gets what covers most of it. Where classes overlap in what it covers, as
+    COCO annotations may, each is set by itself, where it covers half.
+    """
+    both = np.concatenate([masks, masks.any(-1, keepdims=True)], -1)
+    shares = embed(both.astype(np.uint8) * 255, size).astype(np.int16)  # uint8 is what Pillow scales fastest
+    classes, covered = shares[..., :-1], shares[..., -1]
+    overlap = classes.sum(-1) > covered + masks.shape[-1]  # by more than rounding
+    return np.where(overlap[..., None], classes >= 128, labels.largest(classes, 255 - covered))
 
 
 def decode_label(row, settings: Settings) -> np.ndarray:

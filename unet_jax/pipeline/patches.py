@@ -3,7 +3,7 @@
 `Patches` are random ones to train on, `Tiles` cover every volume to validate on. Validation is by tiles, and not by
 the sliding window of evaluation, because they need one pass over each voxel instead of several, go through the loop's
 own compiled program, and share out evenly over processes; at the borders of tiles they are a little pessimistic, for
-every checkpoint alike.
+every checkpoint alike. Every voxel counts once, as in evaluation, though neighbouring tiles overlap.
 """
 import hashlib
 import itertools
@@ -12,30 +12,36 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 
-from unet_jax.pipeline.volumes import Volume, Volumes
+from unet_jax.pipeline.volumes import Volume, Volumes, voxel_size
 
 
 class Patches(NamedTuple):
-    """A random patch of a case at each of its visits."""
+    """A random patch of a case at each of its visits, with what lies around it for turning and zooming."""
     volumes: Volumes
     rows: pd.DataFrame  # of `volumes.rows`, a row a case
-    size: tuple[int, int, int]
+    size: tuple[int, int, int]  # of the patch, the network's
     foreground: float  # share of the patches that are centred on a voxel of a class, each class present alike
+    cut: tuple[int, int, int]  # what is cut out, with the patch in its middle: `space.cut_size`
 
     @property
     def skipped(self) -> dict[str, str]:
         return self.volumes.skipped
 
-    def sample(self, index: int, *, seed: int, visit: int) -> tuple[np.ndarray, np.ndarray]:
-        """(image (*size, C) float16, label (*size) bit sets): a pure function of the case, the seed and the visit."""
+    def sample(self, index: int, *, seed: int, visit: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """(image (*cut, C) float16, label (*cut) bit sets, mm of a voxel along each axis (3,) float32): a pure
+        function of the case, the seed and the visit."""
         volume = self.volumes[index]
-        return cut(volume, position(volume, self.size, uniform(seed, visit), foreground=self.foreground), self.size)
+        start = position(volume, self.size, uniform(seed, visit), foreground=self.foreground)
+        start = tuple(s - (c - n) // 2 for s, c, n in zip(start, self.cut, self.size, strict=True))
+        spacing = voxel_size(volume, self.rows.spacing.iloc[index])
+        return *cut(volume, start, self.cut), np.array(spacing, np.float32)
 
 
 class Tiles(NamedTuple):
-    """Every case cut into the fewest patches that cover it; neighbours overlap where they do not fit evenly."""
+    """Every case cut into the fewest patches that cover it; neighbours overlap where they do not fit evenly, and share
+    out the voxels that both see, so that every voxel of a case is owned by one tile."""
     volumes: Volumes
-    rows: pd.DataFrame  # a row a tile: that of its case, volume (position in `volumes`) and start (x, y, z)
+    rows: pd.DataFrame  # a row a tile: that of its case, volume (position in `volumes`), start (x, y, z) and owned
     size: tuple[int, int, int]
 
     @property
@@ -51,14 +57,31 @@ class Tiles(NamedTuple):
             image[k], label[k] = cut(self.volumes[row.volume], row.start, self.size)
         return image, label
 
+    def owned(self, index: np.ndarray) -> np.ndarray:
+        """(n, 3, 2) int32: along each axis the first voxel of the patch that the tile owns, and one past the last.
+        What the tiles own is every voxel of the volume, once, and nothing beyond its borders."""
+        return np.array([self.rows.owned.iloc[k] for k in index], np.int32).reshape(len(index), 3, 2)
+
 
 def tiles(volumes: Volumes, size: tuple[int, int, int]) -> Tiles:
     """The tiles of all cases, case by case."""
-    grids = [list(itertools.product(*map(starts, volumes[k].label.shape, size, (0.0,) * 3)))
-             for k in range(len(volumes.folders))]
-    of = np.repeat(np.arange(len(grids)), list(map(len, grids)))
-    places = pd.Series([start for grid in grids for start in grid], dtype=object)
-    return Tiles(volumes, volumes.rows.iloc[of].reset_index(drop=True).assign(volume=of, start=places), size)
+    places, owned, of = [], [], []
+    for k in range(len(volumes.folders)):
+        shape = volumes[k].label.shape
+        axes = [starts(n, side, 0.0) for n, side in zip(shape, size, strict=True)]
+        shares = [share(begin, side, n) for begin, side, n in zip(axes, size, shape, strict=True)]
+        places += itertools.product(*axes)
+        owned += itertools.product(*shares)
+        of += [k] * (len(places) - len(of))
+    return Tiles(volumes, volumes.rows.iloc[of].reset_index(drop=True).assign(
+        volume=of, start=pd.Series(places, dtype=object), owned=pd.Series(owned, dtype=object)), size)
+
+
+def share(begin: list[int], side: int, length: int) -> list[tuple[int, int]]:
+    """For windows of `side` that begin there, the voxels of each, as (first, last + 1) in the window, that it owns of
+    `length`: neighbours part in the middle of what both see, where each sees as much around as the other."""
+    cuts = [0, *((a + side + b) // 2 for a, b in itertools.pairwise(begin)), length]
+    return [(low - start, high - start) for start, (low, high) in zip(begin, itertools.pairwise(cuts), strict=True)]
 
 
 def starts(length: int, side: int, overlap: float) -> list[int]:
@@ -100,10 +123,10 @@ def cut(volume: Volume, start: tuple[int, int, int], size: tuple[int, int, int])
 def extract(array: np.ndarray, start: tuple[int, ...], size: tuple[int, ...]) -> np.ndarray:
     """(X, Y, Z, …) -> (*size, …) from voxel `start` on, 0 (outside the brain) where it reaches beyond the array."""
     low = [max(s, 0) for s in start]
-    high = [min(s + side, n) for s, side, n in zip(start, size, array.shape)]
+    high = [min(s + side, n) for s, side, n in zip(start, size, array.shape[:3], strict=True)]
     part = array[tuple(map(slice, low, high))]
     if part.shape[:3] == tuple(size):
         return np.array(part)
     result = np.zeros((*size, *array.shape[3:]), array.dtype)
-    result[tuple(slice(a - s, b - s) for a, b, s in zip(low, high, start))] = part
+    result[tuple(slice(a - s, b - s) for a, b, s in zip(low, high, start, strict=True))] = part
     return result

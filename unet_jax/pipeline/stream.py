@@ -24,7 +24,7 @@ def order(samples: int, *, seed: int) -> grain.MapDataset:
 def members(samples: int, *, seed: int, step: int, batch_size: int) -> list[tuple[int, int]]:
     """(visit, index) of every sample in the whole batch of a step, whatever the number of processes."""
     visits = range(step * batch_size, (step + 1) * batch_size)
-    return list(zip(visits, map(int, map(order(samples, seed=seed).__getitem__, visits))))
+    return list(zip(visits, map(int, map(order(samples, seed=seed).__getitem__, visits)), strict=True))
 
 
 def dataset(samples: Samples, *, seed: int, batch_size: int, process: int = 0, processes: int = 1,
@@ -32,15 +32,16 @@ def dataset(samples: Samples, *, seed: int, batch_size: int, process: int = 0, p
     """The endless stream of training batches: element `step` is this process's share of that step's batch.
 
     A batch holds image (b, H, W, C), label (b, H, W), index (b,) position in `samples`, visit (b,) running number in
-    the stream, valid (b,) ones; b = batch_size / processes. Every epoch is shuffled anew, before the stride over
-    processes, which would otherwise pair neighbouring slices. Without `arrays` there are no images and labels, for a
-    step that has them at hand.
+    the stream, valid (b,) ones, and of volumes spacing (b, 3), mm of a voxel; b = batch_size / processes. Every epoch
+    is shuffled anew, before the stride over processes, which would otherwise pair neighbouring slices. Without
+    `arrays` there are no images and labels, for a step that has them at hand.
     """
     if batch_size % processes:
         raise ValueError(f'batch size {batch_size} does not divide over {processes} processes')
 
     def sample(visit: int, index: int) -> Batch:
-        found = dict(zip(('image', 'label'), samples.sample(index, seed=seed, visit=visit))) if arrays else {}
+        found = samples.sample(index, seed=seed, visit=visit) if arrays else ()
+        found = dict(zip(('image', 'label', 'spacing')[:len(found)], found, strict=True))
         return {**found, 'index': np.int32(index), 'visit': np.uint32(visit), 'valid': np.float32(1)}
 
     share = order(len(samples.rows), seed=seed).map_with_index(sample)[process::processes]

@@ -5,6 +5,7 @@ of each class in turn, and grid.json, which leads back to the file's own voxels.
 at, three memory maps each, so that a thousand of them need neither memory nor open files.
 """
 import json
+from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
 from typing import NamedTuple
@@ -19,10 +20,10 @@ from unet_jax.annotations import frame as frames
 from unet_jax.annotations import labels
 from unet_jax.annotations.brats_h5_file import standardise
 from unet_jax.errors import InputError
-from unet_jax.pipeline import cache, threads
+from unet_jax.pipeline import cache, cache_limit, threads
 from unet_jax.progress import bar
 
-VERSION = 1  # raised whenever `prepare` gives other arrays for the same files
+VERSION = 2  # raised whenever `prepare` gives other arrays for the same files
 FOREGROUND = 10_000  # voxels of a class whose places are kept, as in nnU-Net
 READERS = 2  # cases prepared at once; each takes 0.35 GB at 240×240×155×4
 COLUMNS = ('modalities', 'label', 'depth', 'spacing', 'schema')  # that `nifti.read_frame` adds
@@ -93,28 +94,42 @@ def key(row, settings: Settings) -> str:
     return cache.digest((*what, settings.root), parts)
 
 
-def open_volumes(rows: pd.DataFrame, settings: Settings, folder: str | Path = '', *, on_error: str = 'raise'
-                 ) -> Volumes:
+def open_volumes(rows: pd.DataFrame, settings: Settings, folder: str | Path = '', *, on_error: str = 'raise',
+                 limit: float = 100.0) -> Volumes:
     """The cases of `rows`, prepared now unless they already are.
 
     Two at a time, whatever their number: the peak of the whole process was 0.94 GB for 2 and 0.97 GB for 6 cases of
-    240×240×155×4 (BraTS 2021, brain of 134×177×136), at 3.7 s a case on 2 busy cores. Raises what reading
-    raises; with on_error = 'skip' such cases are left out, and said why in `skipped`, unless nothing would be left.
+    240×240×155×4 (BraTS 2021, brain of 134×177×136), at 3.7 s a case on 2 busy cores. limit: GB that the folder may
+    hold (see `cache_limit.make_room`). Raises what reading raises; with on_error = 'skip' such cases are
+    left out, and said why in `skipped`, unless nothing would be left.
     """
     folder = Path(folder or cache.default_folder() / 'samples')
     listed = list(rows.itertuples())
 
-    def fill(k: int) -> Path | str:
-        row = listed[k]
+    def attempt(function: Callable, *arguments) -> object:
         try:
-            target = folder / key(row, settings)
-            if not cache.ready(target):
-                cache.fill(target, lambda part: write(part, row, settings))
-            return target
+            return function(*arguments)
         except InputError as error:
             if on_error != 'skip':
                 raise
             return str(error)
+
+    # of a case whose files are missing, the reason
+    targets = [attempt(lambda row: folder / key(row, settings), row) for row in listed]
+    missing = [row for row, target in zip(listed, targets, strict=True)
+               if isinstance(target, Path) and not target.is_dir()]
+    if missing:
+        cache_limit.make_room(folder, sum(likely_size(row, settings) for row in missing), limit)
+
+    def fill(k: int) -> Path | str:
+        target = targets[k]
+        if isinstance(target, str) or cache.ready(target):
+            return target
+        case = attempt(prepare, listed[k], settings)
+        if isinstance(case, str):
+            return case
+        cache.fill(target, lambda part: write(part, case, len(settings.classes)))  # a full disk is never skipped
+        return target
 
     done = threads.in_order(fill, range(len(rows)), threads=READERS, ahead=64,
                             name=lambda k: f'{Path(settings.root) / listed[k].path}: the prepared case')
@@ -124,6 +139,13 @@ def open_volumes(rows: pd.DataFrame, settings: Settings, folder: str | Path = ''
     cache.check_any(len(rows), skipped)
     whole = [isinstance(target, Path) for target in found]
     return Volumes(tuple(t for t in found if isinstance(t, Path)), rows[whole].reset_index(drop=True), skipped)
+
+
+def likely_size(row, settings: Settings) -> int:
+    """About the bytes of a prepared case: half of what all its voxels would take, as brains fill 0.36 of BraTS's."""
+    scale = np.prod(row.spacing) / np.prod(settings.spacing) if settings.spacing else 1.0
+    voxel = 2 * settings.channels + labels.bits_dtype(len(settings.classes)).itemsize
+    return int(row.width * row.height * row.depth * scale * voxel / 2)
 
 
 def open_volume(folder: Path) -> Volume:
@@ -139,10 +161,10 @@ def in_memory(row, settings: Settings) -> Volume:
     return Volume(image, label, np.zeros((0, 3), np.uint16), (0,) * len(settings.classes), grid)
 
 
-def write(folder: Path, row, settings: Settings) -> None:
-    """The files of a prepared case, into the empty `folder`."""
-    image, label, grid = prepare(row, settings)
-    found = [np.argwhere(label & (1 << k)) for k in range(len(settings.classes))]
+def write(folder: Path, case: tuple[np.ndarray, np.ndarray, Grid], classes: int) -> None:
+    """The files of what `prepare` gave, with so many classes, into the empty `folder`."""
+    image, label, grid = case
+    found = [np.argwhere(label & (1 << k)) for k in range(classes)]
     kept = [places[::-(-len(places) // FOREGROUND)] if len(places) else places for places in found]
     for name, array in (('image', image), ('label', label), ('foreground', np.concatenate(kept).astype(np.uint16))):
         stored = cache.create_array(folder / f'{name}.npy', array.dtype, array.shape)
@@ -154,16 +176,15 @@ def write(folder: Path, row, settings: Settings) -> None:
 def prepare(row, settings: Settings) -> tuple[np.ndarray, np.ndarray, Grid]:
     """(image (X, Y, Z, C) float16, label (X, Y, Z) bit sets, where they lie in the file) of a row of `rows`.
 
-    Each modality has mean 0 and standard deviation 1 inside the brain, which is where any of them is above the
-    background, and 0 outside. Raises InputError for a case without a brain.
+    Each modality has mean 0 and standard deviation 1 inside the brain, which is where any of them is not the
+    background (`brain.level`), and 0 outside. Raises InputError for a case without a brain.
     """
     case = formats.named(settings.format).read(settings.root, row, settings.channels)
     codes = ''.join(nibabel.aff2axcodes(case.affine))
     turned = settings.orientation or codes
-    image = turn(case.image, codes, turned)
-    brain = (image != 0).any(-1)
+    image, brain = turn(case.image, codes, turned), turn(case.brain, codes, turned)
     if not brain.any():
-        raise InputError(f'{Path(settings.root) / row.path}: no voxel of {row.case} is above the background')
+        raise InputError(f'{Path(settings.root) / row.path}: no voxel of {row.case} is other than the background')
     low, high = bounds(brain)
     box = tuple(map(slice, low, high))
     image = standardise(image[box], brain[box])
@@ -177,7 +198,8 @@ def prepare(row, settings: Settings) -> tuple[np.ndarray, np.ndarray, Grid]:
         shape = tuple(max(1, round(n * own / wanted))
                       for n, own, wanted in zip(label.shape, spacing, settings.spacing, strict=True))
         masks = labels.region_masks(label, tuple(1 << k for k in range(len(settings.classes)))).astype(np.float32)
-        image, label = resample(image, shape), labels.pack(resample(masks, shape) >= 0.5, label.dtype)
+        shares = resample(masks, shape)
+        image, label = resample(image, shape), labels.pack(labels.largest(shares, 1 - shares.sum(-1)), label.dtype)
     return image.astype(np.float16), label, Grid(case.image.shape[:3], codes, turned, low, high)
 
 
@@ -200,6 +222,13 @@ def turned_spacing(spacing: list[float], codes: str, wanted: str) -> tuple[float
     axes = [nibabel.orientations.axcodes2ornt(text) for text in (codes, wanted)]
     to = nibabel.orientations.ornt_transform(*axes)[:, 0].astype(int)  # file axis a becomes axis to[a]
     return tuple(spacing[int(np.flatnonzero(to == a)[0])] for a in range(3))
+
+
+def voxel_size(volume: Volume, spacing: list[float]) -> tuple[float, ...]:
+    """mm along the axes of a prepared volume, whose file has `spacing`."""
+    turned = turned_spacing(spacing, volume.grid.codes, volume.grid.turned)
+    return tuple(mm * (high - low) / n for mm, low, high, n
+                 in zip(turned, volume.grid.low, volume.grid.high, volume.label.shape, strict=True))
 
 
 def resample(array: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:

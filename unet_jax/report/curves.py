@@ -8,12 +8,14 @@ from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from unet_jax.report import plainly
 from unet_jax.report.overlays import colour
 
 TRAIN, VALID = '#8a8f98', '#4477AA'  # readable on white and on black
 WIDTH = 6.2  # inches: text stays legible when a phone shows it at 360 px
 
 
+@plainly
 def curves(lines: list[dict]) -> Figure:
     """Loss, Dice of each region on the validation set, and learning rate, against the step.
 
@@ -57,6 +59,7 @@ def series(lines: list[dict], split: str, key: str) -> tuple[np.ndarray, np.ndar
     return np.array([step for step, _ in kept]), np.array([value for _, value in kept])
 
 
+@plainly
 def dice_distribution(cases: pd.DataFrame) -> Figure:
     """Dice of every case as a dot, with the quartiles as a box, one row a region.
 
@@ -89,6 +92,7 @@ def dice_distribution(cases: pd.DataFrame) -> Figure:
     return figure
 
 
+@plainly
 def svg(figure: Figure) -> str:
     """The figure as an <svg> element whose text and axes are dark or light by the reader's setting."""
     buffer = io.StringIO()

@@ -17,18 +17,13 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from unet_jax.errors import InputError
-from unet_jax.evaluation.surface import PENALTY
-from unet_jax.evaluation.table import EMPTY, left_out
 from unet_jax.report import overlays
 from unet_jax.report.curves import curves, dice_distribution, svg
+from unet_jax.report.scores import headline, metrics_table, number
+from unet_jax.report.style import STYLE
 from unet_jax.workdir import read_lines, write_text
 
 KINDS = {'worst': 'lowest Dice', 'median': 'around the median', 'best': 'highest Dice'}
-METRICS = {'dice': 'Dice', 'iou': 'IoU', 'sensitivity': 'Sensitivity', 'specificity': 'Specificity',
-           'hd95': 'HD95', 'surface_dice': 'Surface Dice', 'lesion_dice': 'Lesion-wise Dice',
-           'lesion_hd95': 'Lesion-wise HD95', 'uncertainty_score': 'Uncertainty score',
-           'uncertainty_dice': 'Dice by uncertainty, AUC', 'uncertainty_filtered_tp': 'Filtered TP, AUC',
-           'uncertainty_filtered_tn': 'Filtered TN, AUC', 'pooled_dice': 'Pooled Dice'}
 
 
 class Example(NamedTuple):
@@ -60,29 +55,31 @@ def choose_examples(cases: pd.DataFrame, count: int) -> list[tuple[str, str]]:
             + [(case, 'best') for case in ranked[::-1][:ends]])
 
 
-def write(workdir: Path, subset: str, examples: Sequence[Example]) -> Path:
-    """Writes `workdir`/report.html and `workdir`/pictures/*.png; returns the page's path.
+def write(folder: Path, subset: str, examples: Sequence[Example], *, run: Path | None = None, again: str = '') -> Path:
+    """Writes `folder`/report.html and `folder`/pictures/*.png; returns the page's path.
 
-    Reads config.json, environment.json, audit.json, audit.txt, metrics.jsonl and evaluation/<subset>/{summary.json,
-    cases.csv}, each where it exists. Raises InputError for one that cannot be read.
+    Reads evaluation/<subset>/{summary.json, cases.csv} there, and config.json, environment.json, audit.json,
+    audit.txt, metrics.jsonl of the work directory `run`, by default `folder` itself, each where it exists. An average
+    of several checkpoints has a folder of its own. `again` is the command that evaluates the same. Raises InputError
+    for a file that cannot be read.
     """
-    workdir = Path(workdir)
-    pictures = workdir / 'pictures'
-    summary = _json(workdir / 'evaluation' / subset / 'summary.json')
-    rows = _cases(workdir / 'evaluation' / subset / 'cases.csv')
-    run = f'python main.py --workdir={shlex.quote(str(workdir))}'
-    evaluate = f'{run} --mode=evaluate --subset={shlex.quote(subset)}'
+    folder = Path(folder)
+    workdir, pictures = Path(run or folder), folder / 'pictures'
+    summary = _json(folder / 'evaluation' / subset / 'summary.json')
+    rows = _cases(folder / 'evaluation' / subset / 'cases.csv')
+    start = f'python main.py --workdir={shlex.quote(str(workdir))}'
+    evaluate = again or f'{start} --mode=evaluate --subset={shlex.quote(subset)}'
     todo = f'Not evaluated on the {escape(subset)} subset yet. Run <code>{escape(evaluate)}</code>'
-    lines = read_lines(workdir / 'metrics.jsonl')
+    unscored = f'Unscored: no case of the {escape(subset)} subset has an annotation' if summary and \
+        summary.get('unscored') else ''
     sections = [
-        ('Result', _headline(summary, subset) if summary else todo),
-        ('Learning curves', _chart(curves(lines), pictures / 'curves.png', 'Loss, Dice and learning rate by step')
-         if lines else f'Not trained yet. Run <code>{escape(run)} --mode=train</code>'),
-        ('Metrics', _metrics(summary) if summary else todo),
-        ('Dice of every case', _chart(dice_distribution(rows), pictures / 'dice.png', 'Dice of every case')
-         if rows is not None else todo),
-        ('Cases', _overlays(examples, pictures) if examples else todo.replace('evaluated', 'drawn')),
-        ('Data', _audit(workdir) or f'No audit yet. Run <code>{escape(run)} --mode=annotate</code>'),
+        ('Result', headline(summary, subset) if summary else todo),
+        ('Learning curves', _learning(workdir, pictures, start, summary)),
+        ('Metrics', unscored or (metrics_table(summary) if summary else todo)),
+        ('Dice of every case', unscored or (_chart(dice_distribution(rows), pictures / 'dice.png',
+                                                   'Dice of every case') if rows is not None else todo)),
+        ('Cases', unscored or (_overlays(examples, pictures) if examples else todo.replace('evaluated', 'drawn'))),
+        ('Data', _audit(workdir) or f'No audit yet. Run <code>{escape(start)} --mode=annotate</code>'),
         ('Configuration', _config(workdir / 'config.json')),
         ('Environment', _environment(workdir / 'environment.json')),
         ('Make it again', _commands(evaluate, workdir)),
@@ -90,7 +87,7 @@ def write(workdir: Path, subset: str, examples: Sequence[Example]) -> Path:
     body = ''.join(f'<section id="{title.split()[0].lower()}"><h2>{title}</h2>'
                    f'{content if content.startswith("<") else f"<p class=todo>{content}.</p>"}</section>\n'
                    for title, content in sections)
-    name = escape(workdir.resolve().name)
+    name = escape(folder.resolve().name)
     page = ('<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
             f'<title>{name}: segmentation report</title>\n'
             '<meta name="viewport" content="width=device-width, initial-scale=1">'
@@ -98,63 +95,20 @@ def write(workdir: Path, subset: str, examples: Sequence[Example]) -> Path:
             'content="default-src \'none\'; img-src data:; style-src \'unsafe-inline\'">'
             f'<style>{STYLE}</style></head>\n<body><header><h1>{name}</h1><p>Brain-tumour segmentation, '
             f'<b>{escape(subset)}</b> subset</p></header>\n<main>{body}</main></body></html>\n')
-    path = workdir / 'report.html'
+    path = folder / 'report.html'
     write_text(path, page)
     return path
 
 
 # --- sections: each returns HTML ---
 
-def _headline(summary: dict, subset: str) -> str:
-    cards = ''
-    for r, (name, metrics) in enumerate(summary['regions'].items()):
-        dice = metrics.get('dice', {})
-        n = f', n = {dice["n"]}' if dice.get('n', summary['cases']) != summary['cases'] else ''
-        cards += (f'<div class="card" style="--ink:{overlays.colour(r)}"><h3>{escape(name)}</h3>'
-                  f'<p class="big">{_number(dice.get("mean"))}</p>'
-                  f'<p><span>{_number(dice.get("low"))} – {_number(dice.get("high"))}</span>{n}</p></div>')
-    convention = str(summary['convention'])
-    penalty = f'{PENALTY} mm' if summary['units'] == 'mm' else "the image's own diagonal"
-    rule = EMPTY.get(convention, '').format(penalty=penalty)
-    step = f' of checkpoint {summary["checkpoint"]}' if 'checkpoint' in summary else ''
-    lost = f'<pre class="wrap">{escape(left_out(summary))}</pre>' if 'skipped' in summary else ''
-    return (f'<div class="cards">{cards}</div><p>Mean Dice{step} over {summary["cases"]} {escape(subset)} cases, '
-            'with its 95&nbsp;% bootstrap interval over groups (patients, where known). '
-            f'Convention <b>{escape(convention)}</b>. {escape(rule)}</p>{lost}')
-
-
-def _metrics(summary: dict) -> str:
-    regions = summary['regions']
-    keys = list(dict.fromkeys(key for metrics in regions.values() for key in metrics))
-    keys.sort(key=lambda key: list(METRICS).index(key) if key in METRICS else len(METRICS))
-    head = ''.join(f'<th scope="col">{escape(name)}</th>' for name in regions)
-    body = ''
-    for key in keys:
-        entries = [metrics.get(key) for metrics in regions.values()]
-        cells = ''.join(f'<td>{_cell(entry, key, summary["cases"])}</td>' for entry in entries)
-        body += f'<tr><th scope="row">{escape(_label(key, entries, summary["units"]))}</th>{cells}</tr>'
-    return (f'<div class="wide"><table><thead><tr><td></td>{head}</tr></thead><tbody>{body}</tbody></table></div>'
-            f'<p class="small">Mean over cases, in brackets its 95&nbsp;% bootstrap interval, then the median. '
-            f'{summary["cases"]} cases; n is given where a metric is defined for fewer. Convention '
-            f'<b>{escape(str(summary["convention"]))}</b>; distances in {escape(summary["units"])}.</p>')
-
-
-def _cell(entry: dict | float | None, key: str, cases: int) -> str:
-    if not isinstance(entry, dict):
-        return f'<b>{_number(entry, key)}</b>'
-    n = f', n = {entry["n"]}' if entry.get('n', cases) != cases else ''
-    infinite = f', {entry["infinite"]} infinite' if entry.get('infinite') else ''
-    return (f'<b>{_number(entry.get("mean"), key)}</b> <span>[{_number(entry.get("low"), key)}, '
-            f'{_number(entry.get("high"), key)}]</span> '
-            f'<span>median {_number(entry.get("median"), key)}{n}{infinite}</span>')
-
-
-def _label(key: str, entries: list, units: str) -> str:
-    """Name of a metric with its unit, tolerance or challenge: 'HD95 (mm)', 'Surface Dice (1 mm)'."""
-    told = next((entry for entry in entries if isinstance(entry, dict)), {})
-    tolerance = f'{told["tolerance"]:g} {units}' if 'tolerance' in told else ''
-    inside = ', '.join(filter(None, (tolerance, told.get('challenge'), _unit(key, units))))
-    return METRICS.get(key, key.replace('_', ' ').capitalize()) + (f' ({inside})' if inside else '')
+def _learning(workdir: Path, pictures: Path, start: str, summary: dict | None) -> str:
+    if len({member['run'] for member in (summary or {}).get('members', ())}) > 1:
+        return 'An average of several runs: the report of each has its own'
+    lines = read_lines(workdir / 'metrics.jsonl')
+    if not lines:
+        return f'Not trained yet. Run <code>{escape(start)} --mode=train</code>'
+    return _chart(curves(lines), pictures / 'curves.png', 'Loss, Dice and learning rate by step')
 
 
 def _overlays(examples: Sequence[Example], pictures: Path) -> str:
@@ -162,20 +116,20 @@ def _overlays(examples: Sequence[Example], pictures: Path) -> str:
         if re.match(r'(worst|median|best)-\d+-', old.name):
             old.unlink()
     single = len(examples[0].names) == 1
-    how = 'Solid line: reference. Dashed line: prediction.' if single else 'Later regions are drawn over earlier ones.'
+    how = 'Solid line: reference. Dashed line: prediction.' if single else 'Smaller regions lie over larger ones.'
     figures = ''
-    for number, example in enumerate(examples, 1):
+    for k, example in enumerate(examples, 1):
         figure = overlays.overlay(example.image, example.reference, example.prediction, example.names,
                                   title=example.case, spacing=example.spacing, channel=example.channel,
                                   orientation=example.orientation)
         stem = re.sub(r'\.(png|jpe?g|bmp|tiff?|webp|gif)$', '', example.case, flags=re.IGNORECASE)
         safe = re.sub(r'[^A-Za-z0-9._-]+', '_', stem)[:80]
-        path = overlays.save(figure, pictures / f'{example.kind}-{number}-{safe}.png')
-        scores = ', '.join(f'{escape(name)} {_number(score)}' for name, score in example.scores.items())
+        path = overlays.save(figure, pictures / f'{example.kind}-{k}-{safe}.png')
+        scores = ', '.join(f'{escape(name)} {number(score)}' for name, score in example.scores.items())
         if example.prediction is not None and not example.prediction.any():
             scores += '; nothing predicted'
         case = escape(example.case)
-        figures += (f'<figure id="case-{number}"><a href="#case-{number}"><img src="{overlays.data_uri(path)}" '
+        figures += (f'<figure id="case-{k}"><a href="#case-{k}"><img src="{overlays.data_uri(path)}" '
                     f'alt="{case}"></a><figcaption><b>{case}</b><br>Dice {scores} <i>{KINDS[example.kind]}</i>'
                     '</figcaption></figure>')
     volumes = ' volumes' if examples[0].image.ndim == 4 else ''
@@ -237,22 +191,7 @@ def _chart(figure: Figure, path: Path, alt: str) -> str:
     return f'<img class="chart" src="data:image/svg+xml;base64,{uri}" alt="{alt}">'
 
 
-# --- values ---
-
-def _number(value: float | None, key: str = 'dice') -> str:
-    """Three decimals for shares, two for distances, whole volumes; '–' for none."""
-    if value is None or value != value:
-        return '–'
-    if _unit(key, 'x'):
-        return f'{value:,.0f}' if 'volume' in key else f'{value:.2f}'
-    return f'{value:.3f}'
-
-
-def _unit(key: str, units: str) -> str:
-    if 'volume' in key:
-        return {'mm': 'mm³'}.get(units, units)
-    return units if 'hd' in key.split('_')[-1] or 'distance' in key else ''
-
+# --- files ---
 
 def _json(path: Path) -> dict | None:
     if not path.exists():
@@ -265,41 +204,3 @@ def _json(path: Path) -> dict | None:
 
 def _cases(path: Path) -> pd.DataFrame | None:
     return pd.read_csv(path, converters=dict.fromkeys(('case', 'group', 'region'), str)) if path.exists() else None
-
-
-STYLE = '''
-:root{--page:#fff;--text:#1b1e23;--soft:#5d6470;--line:#dfe2e7;--card:#f5f6f8;--link:#2f64a8}
-@media(prefers-color-scheme:dark){:root{--page:#14161a;--text:#e4e6ea;--soft:#9aa1ad;--line:#31353d;--card:#1d2026;
---link:#8db8ee}}
-*{box-sizing:border-box}
-body{margin:0;background:var(--page);color:var(--text);font:16px/1.5 system-ui,-apple-system,'Segoe UI',sans-serif}
-header,main{max-width:72rem;margin:auto;padding:0 1rem}
-header{padding-top:2rem}h1{font-size:1.7rem;margin:0;overflow-wrap:anywhere}header p{margin:.2rem 0;color:var(--soft)}
-@media(min-width:64rem){main{display:grid;grid-template-columns:1fr 1fr;column-gap:3rem}section{grid-column:1/-1}
-#learning,#dice{grid-column:1}#metrics{grid-column:2;grid-row:2/4}}
-section{min-width:0;border-top:1px solid var(--line);margin-top:2rem;padding-top:.4rem}
-h2{font-size:1.2rem;margin:.8rem 0}h3{font-size:1rem;margin:1.2rem 0 .5rem}
-.small,.todo,figcaption{color:var(--soft);font-size:.875rem}
-.cards{display:grid;grid-template-columns:repeat(auto-fill,minmax(9rem,1fr));gap:.8rem;max-width:50rem}
-.card{background:var(--card);border-left:5px solid var(--ink);border-radius:4px;padding:.7rem 1rem}
-.card h3,.card p{margin:0}.card h3{font-weight:600;overflow-wrap:anywhere}
-.card p{color:var(--soft);font-variant-numeric:tabular-nums}
-.card span{white-space:nowrap}.card .big{font-size:2.2rem;line-height:1.25;font-weight:650;color:var(--text)}
-.chart{display:block;width:100%;max-width:42rem;height:auto}
-.wide{overflow-x:auto}
-table{border-collapse:collapse;font-variant-numeric:tabular-nums;font-size:.925rem}
-th,td{text-align:left;padding:.4rem 1.1rem .4rem 0;border-bottom:1px solid var(--line);vertical-align:top}
-th[scope=row]{font-weight:500}td b{display:block}td span{display:block;color:var(--soft);font-size:.82rem;
-white-space:nowrap}
-.plain td{overflow-wrap:anywhere}
-.films{display:grid;grid-template-columns:repeat(auto-fill,minmax(min(100%,20rem),1fr));gap:1.2rem}
-.volumes{grid-template-columns:repeat(auto-fill,minmax(min(100%,28rem),1fr))}
-figure{margin:0;min-width:0}figure img{display:block;width:100%;height:auto;border-radius:4px;background:#000}
-figure:target{grid-column:1/-1;max-width:56rem}figcaption{padding:.4rem 0;overflow-wrap:anywhere}
-figcaption b{color:var(--text)}figcaption i{font-style:normal;white-space:nowrap;border:1px solid var(--line);
-border-radius:1em;padding:0 .6em;margin-left:.3em}
-pre{background:var(--card);border-radius:4px;padding:.8rem 1rem;overflow-x:auto;font-size:.82rem;line-height:1.45}
-.wrap{white-space:pre-wrap;overflow-wrap:anywhere}
-code{background:var(--card);border-radius:3px;padding:.1em .35em;font-size:.9em}
-.notes{padding-left:1.2rem}summary{cursor:pointer;color:var(--link)}
-'''

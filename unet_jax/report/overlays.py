@@ -19,6 +19,7 @@ from matplotlib.patheffects import withStroke
 from PIL import Image
 
 from unet_jax.errors import InputError
+from unet_jax.report import plainly
 
 # Distinct on grey, black and white, and under protanopia, deuteranopia and tritanopia: any two of them are 31 or more
 # apart in CIELAB, of the first three 34 (simulated after Machado et al. 2009, full severity).
@@ -45,6 +46,7 @@ def colour(r: int) -> str:
     return COLOURS[r % len(COLOURS)]
 
 
+@plainly
 def overlay(image: np.ndarray, reference: np.ndarray | None, prediction: np.ndarray | None, names: tuple[str, ...], *,
             title: str = '', channel: int = 0, region: int = 0, spacing: tuple[float, ...] | None = None,
             orientation: str | None = None) -> Figure:
@@ -96,6 +98,7 @@ def window(image: np.ndarray) -> np.ndarray:
     return np.where(finite & ~(background & constant), grey, 0)
 
 
+@plainly
 def save(figure: Figure, path: Path) -> Path:
     """Writes the picture, in the format of the path's suffix."""
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -223,9 +226,9 @@ def _note(axes: Axes, text: str, x: float, y: float, **where: str) -> None:
 
 
 def _paint(masks: np.ndarray) -> np.ndarray:
-    """(H, W, R) booleans -> (H, W, 4) translucent colours, each region over the ones before it, as WT, TC, ET."""
+    """(H, W, R) booleans -> (H, W, 4) translucent colours, smaller regions over larger ones, as ET over TC over WT."""
     inks = np.zeros((*masks.shape[:2], 4))
-    for r in range(masks.shape[-1]):
+    for r in sorted(range(masks.shape[-1]), key=lambda r: -masks[..., r].sum()):
         inks[masks[..., r]] = to_rgba(colour(r), 0.4)
     return inks
 

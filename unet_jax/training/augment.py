@@ -1,4 +1,4 @@
-"""Augmentation of one example, on the device, inside the compiled train step.
+"""Augmentation of one example, on the device, inside the compiled train step, after the image was standardised.
 
 `augment` is vmapped by its caller, with one key per visit of a sample. What a sample becomes depends on its key alone,
 not on the batch or the device it is in: bit for bit on CPUs (tested on 1 to 8 devices), else up to rounding (under
@@ -7,68 +7,77 @@ with the parameters of the identity, because under vmap a `lax.cond` computes bo
 
 The order is nnU-Net's (Isensee et al. 2021), except that the low resolution comes directly after
 the blur, so that both are one matrix per axis. Times below are of 16 images of 128x128 on 2 CPU cores.
+
+Volumes and HDF5 slices are 0 in every channel outside the brain. That stays 0: grey values change inside alone, by
+the means, deviations and ranges of the inside. Pictures have no such outside; there `black` tells what black became.
 """
-import itertools
 import math
-from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from ml_collections import ConfigDict
 
 from unet_jax.errors import InputError
+from unet_jax.training import space
+from unet_jax.training.space import EXACT
 
 # Without it XLA gathers, or draws the noise, again for every later use of the image: 9 ms instead of 6 for `augment`.
 fused_up_to_here = jax.lax.optimization_barrier
-EXACT = jax.lax.Precision.HIGHEST  # of products: a GPU's default has 10 bits of mantissa, which moves pixels
 
 
 def augment(
-    key: jax.Array, image: jax.Array, label: jax.Array, config: ConfigDict,
+    key: jax.Array, image: jax.Array, label: jax.Array, config: ConfigDict, *, size: tuple[int, ...] | None = None,
+    spacing: jax.Array | None = None, black: jax.Array | None = None,
 ) -> tuple[jax.Array, jax.Array]:
     """One example, changed at random as `config` (the field `augment` of the configs) says.
 
-    image: (*spatial, C) float32; label: (*spatial) bit sets, any unsigned integer; two or three spatial axes.
-    Returns both with the shapes and types they came with. Raises InputError for a config that cannot be followed.
+    image: (*spatial, C) float32, standardised; label: (*spatial) bit sets, any unsigned integer; two or three spatial
+    axes. size: of the result, cut from the middle or resampled; that of the image if None. spacing: (axes,) mm of a
+    pixel, equal ones if None. black: (C,) what black is in a picture; None where 0 is outside the brain. Returns
+    image and label (*size) with the types they came with. Raises InputError for a config that cannot be followed.
     """
     check(config, label.ndim)
+    size = label.shape if size is None else size
     scalar_key, noise_key, elastic_key = jax.random.split(key, 3)
     # every scalar in one draw, a row per transform: a draw for each takes longer, to compile above all
     flips, spatial, *intensity = jax.random.uniform(scalar_key, (8, 8))
-    if any(config.flip):
-        mirrored = (flips[:label.ndim] < 0.5) & jnp.asarray(config.flip)
-        image, label = flip(image, mirrored), flip(label, mirrored)
-    if moves(config):
-        source = random_coordinates(spatial, elastic_key, label.shape, config)
-        image, label = fused_up_to_here(resample(image, label, source))
+    mirrored = (flips[:label.ndim] < 0.5) & jnp.asarray(config.flip)
+    if space.moves(config):
+        source = space.random_coordinates(spatial, elastic_key, size, config, within=label.shape, spacing=spacing,
+                                          mirrored=mirrored)
+        image, label = fused_up_to_here(space.resample(image, label, source, 0 if black is None else black))
+    else:
+        image, label = (space.flip(space.centre(array, size), mirrored) for array in (image, label))
     if config.intensity_probability > 0:
-        image = intensity_transforms(image, intensity, noise_key, config)
+        image = intensity_transforms(image, intensity, noise_key, config, black)
     if config.modality_dropout:
         chance = jax.random.uniform(jax.random.fold_in(key, 1), image.shape[-1:])
         image = drop_modalities(image, chance, config.modality_dropout)
     return image, label
 
 
-def intensity_transforms(
-    image: jax.Array, uniforms: jax.Array, noise_key: jax.Array, config: ConfigDict,
-) -> jax.Array:
+def intensity_transforms(image: jax.Array, uniforms: jax.Array, noise_key: jax.Array, config: ConfigDict,
+                         black: jax.Array | None) -> jax.Array:
     """The image (*spatial, C) with those transforms of grey values that chance, `uniforms` (6, 8), turns on."""
     probability = config.intensity_probability
     for_noise, for_blur, for_resolution, for_brightness, for_contrast, for_gamma = uniforms
+    inside = jnp.any(image != 0, -1, keepdims=True) if black is None else jnp.ones((*image.shape[:-1], 1), bool)
     if config.noise:
-        image = fused_up_to_here(noise(noise_key, image, draw(for_noise, probability, 0, config.noise, off=0)))
+        sigma = draw(for_noise, probability, 0, config.noise, off=0)
+        image = fused_up_to_here(noise(noise_key, image, inside, sigma))
     if config.blur or config.low_resolution > 1:
         sigma = draw(for_blur, probability, 0.5, 0.5 + config.blur, off=0) if config.blur else 0
         factor = draw(for_resolution, probability, 1, config.low_resolution, off=1) if config.low_resolution > 1 else 1
-        image = smooth(image, sigma, factor)
+        image = jnp.where(inside, smooth(image, sigma, factor), image)
     if config.brightness:
-        image = image * draw(for_brightness, probability, 1 - config.brightness, 1 + config.brightness, off=1)
+        factor = draw(for_brightness, probability, 1 - config.brightness, 1 + config.brightness, off=1)
+        image = brightness(image, 0 if black is None else black, factor)
     if config.contrast:
-        image = contrast(image, draw(for_contrast, probability, 1 - config.contrast, 1 + config.contrast, off=1))
+        factor = draw(for_contrast, probability, 1 - config.contrast, 1 + config.contrast, off=1)
+        image = contrast(image, inside, factor)
     if config.gamma:
         limit = math.log1p(config.gamma)
-        image = gamma(image, jnp.exp(draw(for_gamma, probability, -limit, limit, off=0)))
+        image = gamma(image, inside, jnp.exp(draw(for_gamma, probability, -limit, limit, off=0)))
     return image
 
 
@@ -89,114 +98,12 @@ def check(config: ConfigDict, axes: int) -> None:
         raise InputError(f'config.augment.elastic_grid = {config.elastic_grid}; give 2 control points or more')
 
 
-def moves(config: ConfigDict) -> bool:
-    """Whether anything needs resampling."""
-    return config.spatial_probability > 0 and (
-        config.rotation > 0 or tuple(config.scale) != (1, 1) or config.shift > 0 or config.elastic > 0)
-
-
 def draw(uniform: jax.Array, probability: float, low: float, high: float, *, off: float) -> jax.Array:
     """() float32: uniform in [low, high] with `probability`, otherwise `off`. uniform: 2 or more numbers in [0, 1)."""
     return jnp.where(uniform[0] < probability, low + (high - low) * uniform[1], off)
 
 
-# Space: all of it in one resampling, so that the image is interpolated once.
-
-
-def flip(array: jax.Array, mirrored: jax.Array) -> jax.Array:
-    """(*spatial, …) mirrored along every spatial axis whose entry in `mirrored` (axes,) is true."""
-    for axis in range(mirrored.shape[0]):
-        array = jnp.where(mirrored[axis], jnp.flip(array, axis), array)
-    return array
-
-
-def random_coordinates(
-    uniform: jax.Array, key: jax.Array, shape: Sequence[int], config: ConfigDict,
-) -> list[jax.Array]:
-    """Where each output pixel comes from: `coordinates` of a random rotation, zoom, shift and elastic bending.
-
-    uniform: (8,) in [0, 1): the chance, the zoom, three shifts, three angles. key: of the elastic displacements.
-    Angles and shifts are uniform, the zoom log-uniform. The displacements are normal at `elastic_grid` control points
-    along each side, with cubic interpolation between them (Ronneberger et al. 2015, section 3.1).
-    """
-    axes = len(shape)
-    on = (uniform[0] < config.spatial_probability).astype(jnp.float32)
-    low, high = (math.log(factor) for factor in config.scale)
-    scale = jnp.exp(on * (low + (high - low) * uniform[1]))
-    shift = on * config.shift * (2 * uniform[2:2 + axes] - 1) * jnp.asarray(shape)
-    angles = on * math.radians(config.rotation) * (2 * uniform[5:5 + axes * (axes - 1) // 2] - 1)
-    displacement = None
-    if config.elastic:
-        control = on * config.elastic * jax.random.normal(key, (axes, *[config.elastic_grid] * axes))
-        displacement = enlarge(control, shape)
-    return coordinates(shape, rotation_matrix(angles, axes) / scale, shift, displacement)
-
-
-def enlarge(control: jax.Array, shape: Sequence[int]) -> jax.Array:
-    """(n, *grid) -> (n, *shape), cubic, as `jax.image.resize`, with its sums written out: the order of summation in
-    its matrix products depends on how many samples a device holds."""
-    for axis, size in enumerate(shape, 1):
-        grid = control.shape[axis]
-        weights = jax.image.resize(np.eye(grid, dtype=np.float32), (size, grid), 'cubic')
-        weights = weights.reshape(size, *[1] * (control.ndim - 1 - axis), grid)
-        control = sum(weights[..., k] * jax.lax.slice_in_dim(control, k, k + 1, axis=axis) for k in range(grid))
-    return control
-
-
-def rotation_matrix(angles: jax.Array, axes: int) -> jax.Array:
-    """(axes, axes): the product of one rotation in each plane of two axes, (0, 1) first; `angles` in radians.
-
-    2-D takes one angle; 3-D three, which are Euler angles about the axes 2, 1 and 0.
-    """
-    matrix = jnp.eye(axes)
-    for angle, (a, b) in zip(angles, itertools.combinations(range(axes), 2)):
-        cos, sin = jnp.cos(angle), jnp.sin(angle)
-        plane = jnp.eye(axes).at[(a, a, b, b), (a, b, a, b)].set(jnp.stack([cos, -sin, sin, cos]))
-        matrix = jnp.matmul(plane, matrix, precision=EXACT)
-    return matrix
-
-
-def coordinates(
-    shape: Sequence[int], matrix: jax.Array, shift: jax.Array, displacement: jax.Array | None = None,
-) -> list[jax.Array]:
-    """For each axis (*shape) float32: centre + matrix · (pixel - centre) + shift + displacement, in pixels.
-
-    matrix: (axes, axes), from output to input; shift: (axes,); displacement: (axes, *shape).
-    """
-    centre = [(n - 1) / 2 for n in shape]
-    # one broadcast vector per axis: the sum below is then computed inside the gather, without a grid in memory
-    offset = [jnp.expand_dims(jnp.arange(n) - c, [b for b in range(len(shape)) if b != a])
-              for a, (n, c) in enumerate(zip(shape, centre))]
-    source = [sum(matrix[a, b] * offset[b] for b in range(len(shape))) + centre[a] + shift[a]
-              for a in range(len(shape))]
-    return source if displacement is None else [s + d for s, d in zip(source, displacement)]
-
-
-def resample(image: jax.Array, label: jax.Array, source: Sequence[jax.Array]) -> tuple[jax.Array, jax.Array]:
-    """Image (*spatial, C) at the coordinates `source` by linear interpolation, label (*spatial) at the nearest pixel.
-
-    Outside both are 0. A gather per corner that takes all channels at once: 0.5 ms, against 0.7-1.0 ms of
-    jax.scipy.ndimage.map_coordinates (4 channels: 0.9 and 2.6 ms) and 2.7 ms of a gather from the flattened image.
-    """
-    floor = [jnp.floor(s) for s in source]
-    above = [s - f for s, f in zip(source, floor)]
-    first = [f.astype(jnp.int32) for f in floor]
-    result = jnp.zeros((*source[0].shape, image.shape[-1]), image.dtype)
-    for corner in itertools.product((0, 1), repeat=len(source)):
-        weight = math.prod(w if side else 1 - w for w, side in zip(above, corner))
-        result += weight[..., None] * take(image, [i + side for i, side in zip(first, corner)])
-    return result, take(label, [jnp.floor(s + 0.5).astype(jnp.int32) for s in source])
-
-
-def take(array: jax.Array, index: Sequence[jax.Array]) -> jax.Array:
-    """(*spatial, …) at the pixels `index`, one array per spatial axis; 0 outside."""
-    inside = math.prod((i >= 0) & (i < n) for i, n in zip(index, array.shape))
-    clipped = tuple(jnp.clip(i, 0, n - 1) for i, n in zip(index, array.shape))
-    values = array.at[clipped].get(mode='promise_in_bounds')
-    return jnp.where(inside.reshape(inside.shape + (1,) * (values.ndim - inside.ndim)), values, 0)
-
-
-# Intensity: every function takes (*spatial, C) float32 and treats each channel by itself.
+# Every function below takes (*spatial, C) float32 and treats each channel by itself. inside: (*spatial, 1) bool.
 
 
 def over_space(reduce, image: jax.Array) -> jax.Array:
@@ -204,9 +111,23 @@ def over_space(reduce, image: jax.Array) -> jax.Array:
     return reduce(image, axis=tuple(range(image.ndim - 1)), keepdims=True)
 
 
-def noise(key: jax.Array, image: jax.Array, sigma: jax.Array) -> jax.Array:
-    """Normal noise of `sigma` standard deviations of the channel, added. Threefry and erf_inv: 1.2 ms."""
-    return image + sigma * over_space(jnp.std, image) * jax.random.normal(key, image.shape)
+def mean_and_deviation(image: jax.Array, inside: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Of each channel over the inside, (1, …, 1, C) both; 0 where there is none."""
+    share = 1 / jnp.maximum(over_space(jnp.sum, inside.astype(jnp.float32)), 1)
+    mean = over_space(jnp.sum, jnp.where(inside, image, 0)) * share
+    return mean, jnp.sqrt(over_space(jnp.sum, jnp.where(inside, jnp.square(image - mean), 0)) * share)
+
+
+def range_of(image: jax.Array, inside: jax.Array, mean: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Lowest and highest value of each channel inside, (1, …, 1, C) both; `mean`, which lies between, if none is."""
+    filled = jnp.where(inside, image, mean)
+    return over_space(jnp.min, filled), over_space(jnp.max, filled)
+
+
+def noise(key: jax.Array, image: jax.Array, inside: jax.Array, sigma: jax.Array) -> jax.Array:
+    """Normal noise of `sigma` standard deviations of the channel, added inside. Threefry and erf_inv: 1.2 ms."""
+    added = sigma * mean_and_deviation(image, inside)[1] * jax.random.normal(key, image.shape)
+    return image + jnp.where(inside, added, 0)
 
 
 def smooth(image: jax.Array, sigma: jax.Array | float, factor: jax.Array | float) -> jax.Array:
@@ -250,9 +171,17 @@ def gaussian_rows(coarse_pixel: jax.Array, coarse: jax.Array, size: int, sigma: 
     return weights * (1 / weights.sum(1, keepdims=True))
 
 
-def contrast(image: jax.Array, factor: jax.Array) -> jax.Array:
-    """Differences from the channel's mean times `factor`; written so that factor 1 changes no bit."""
-    return image + (factor - 1) * (image - over_space(jnp.mean, image))
+def brightness(image: jax.Array, black: jax.Array | float, factor: jax.Array) -> jax.Array:
+    """Distances from `black` times `factor`, so that black, or what is outside the brain, stays what it is."""
+    return image + (factor - 1) * (image - black)
+
+
+def contrast(image: jax.Array, inside: jax.Array, factor: jax.Array) -> jax.Array:
+    """Differences from the channel's mean times `factor`, kept within the channel's range as nnU-Net does: without
+    that, `factor` would be a brightness. Written so that factor 1 changes no bit."""
+    mean, _ = mean_and_deviation(image, inside)
+    low, high = range_of(image, inside, mean)
+    return jnp.where(inside, jnp.clip(image + (factor - 1) * (image - mean), low, high), image)
 
 
 def drop_modalities(image: jax.Array, chance: jax.Array, probability: float) -> jax.Array:
@@ -262,8 +191,13 @@ def drop_modalities(image: jax.Array, chance: jax.Array, probability: float) -> 
     return jnp.where(kept, image, 0)
 
 
-def gamma(image: jax.Array, exponent: jax.Array) -> jax.Array:
-    """The channel, scaled to 0..1 by its minimum and maximum, to the power of `exponent`, and scaled back."""
-    low, high = over_space(jnp.min, image), over_space(jnp.max, image)
-    unit = (image - low) / jnp.maximum(high - low, 1e-8)
-    return jnp.where(exponent == 1, image, unit ** exponent * (high - low) + low)
+def gamma(image: jax.Array, inside: jax.Array, exponent: jax.Array) -> jax.Array:
+    """The channel, scaled to 0..1 by its range, to the power of `exponent`, and back to its mean and deviation
+    (`retain_stats` of batchgenerators)."""
+    mean, deviation = mean_and_deviation(image, inside)
+    low, high = range_of(image, inside, mean)
+    unit = jnp.where(inside, (image - low) * (1 / jnp.maximum(high - low, 1e-8)), 0)
+    bent = unit ** exponent
+    mean_bent, deviation_bent = mean_and_deviation(bent, inside)
+    changed = (bent - mean_bent) * (deviation / jnp.maximum(deviation_bent, 1e-8)) + mean
+    return jnp.where(inside & (exponent != 1), changed, image)

@@ -9,8 +9,10 @@ orbax itself never notices a flipped bit, hence the checksums: 0.03 s for 30 MB.
 import hashlib
 import json
 import logging
+import math
 import os
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +21,7 @@ from jax.sharding import Sharding
 from orbax.checkpoint import v1 as ocp
 
 from unet_jax.errors import InputError
-from unet_jax.training import sharding
+from unet_jax.training import processes
 from unet_jax.training.state import State
 from unet_jax.workdir import write_text
 
@@ -65,13 +67,13 @@ def save(folder: Path, state: State, *, score: float | None, notes: dict, keep: 
             folder.mkdir(parents=True, exist_ok=True)
             if target.exists():
                 target.rename(folder / f'{step}.replaced-{os.getpid()}-{len(list(folder.iterdir()))}')
-        sharding.wait_for_all(f'checkpoint {step}')  # nobody writes into the one that is moved
+        processes.wait_for_all(f'checkpoint {step}')  # nobody writes into the one that is moved
         ocp.save_checkpointables(target, {name: getattr(state, name) for name in PARTS})
         if jax.process_index() == 0:
             write_seal(folder, step, files=checksums(target), score=score, notes=notes)
             _delete_old(folder, keep, step)
     except (OSError, ValueError) as error:  # tensorstore says ValueError where the disk is full
-        if sharding.lost(error):
+        if processes.lost(error):
             raise
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         free = shutil.disk_usage(folder).free / 1e6
@@ -85,6 +87,19 @@ def amend(folder: Path, step: int, *, score: float, notes: dict, keep: int) -> N
     if jax.process_index() == 0:
         write_seal(folder, step, files=read_seal(folder, step)['files'], score=score, notes=notes)
         _delete_old(Path(folder), keep, step)
+
+
+def tell_of_room(folders: Sequence[Path], state: Any, *, keep: int) -> None:
+    """Warns where the disk of `folders`, one a run, has less room than their checkpoints will take: `keep` newest, the
+    best, and the one that is being written. state: arrays, or their shapes and types."""
+    size = sum(math.prod(x.shape) * x.dtype.itemsize for x in jax.tree.leaves([getattr(state, p) for p in PARTS]))
+    there = sum(path.stat().st_size for folder in folders for path in Path(folder).rglob('*') if path.is_file())
+    place = next(place for place in (folders[0], *Path(folders[0]).absolute().parents) if place.is_dir())
+    need, free = len(folders) * (keep + 2) * size - there, shutil.disk_usage(place).free
+    if need > free:
+        log.warning('%s: checkpoints of %.2f GB each, up to %d at a time, need about %.1f GB more; %.1f GB are free. '
+                    'Make room, or keep fewer (config.train.keep)', place, size / 1e9, len(folders) * (keep + 2),
+                    need / 1e9, free / 1e9)
 
 
 def clean(folder: Path) -> None:
@@ -203,6 +218,6 @@ def _load(folder: Path, step: int, abstract: dict[str, Any]) -> dict[str, Any]:
     try:
         return ocp.load_checkpointables(path, abstract)
     except (ValueError, KeyError, TypeError) as error:
-        if sharding.lost(error):
+        if processes.lost(error):
             raise
         raise InputError(f'{path}: does not fit the network of this config ({error})') from error

@@ -20,24 +20,27 @@ from unet_jax.training import sharding
 log = logging.getLogger('unet_jax')
 
 
-def compiled(step: Callable, config: ConfigDict, mesh: Mesh, placed, data: dict[str, jax.Array] | None) -> Callable:
+def compiled(step: Callable, config: ConfigDict, mesh: Mesh, placed, data: dict[str, jax.Array] | None, *,
+             spacing: bool = False) -> Callable:
     """The compiled (state, batch) -> (state, metrics) of `config.steps_per_dispatch` training steps; state donated.
 
-    placed: the shardings of the state. data: what `resident` gave. Of n > 1 steps batch and metrics have a first axis
-    of n. On CPUs they run one by one: inside a loop XLA's convolutions there take more than ten times as long.
+    placed: the shardings of the state. data: what `resident` gave. spacing: whether batches hold it. Of n > 1 steps
+    batch and metrics have a first axis of n. On CPUs they run one by one: inside a loop XLA's convolutions there take
+    more than ten times as long.
     """
     several = config.steps_per_dispatch > 1
-    if several and one_by_one():
-        single = program(step, mesh, placed, data, several=False)
+    if several and one_by_one(mesh):
+        single = program(step, mesh, placed, data, several=False, spacing=spacing)
         return lambda state, batch: in_turn(single, state, batch)
-    return program(step, mesh, placed, data, several=several)
+    return program(step, mesh, placed, data, several=several, spacing=spacing)
 
 
-def one_by_one() -> bool:
-    return jax.default_backend() == 'cpu'
+def one_by_one(mesh: Mesh) -> bool:
+    return mesh.devices.flat[0].platform == 'cpu'
 
 
-def program(step: Callable, mesh: Mesh, placed, data: dict[str, jax.Array] | None, *, several: bool) -> Callable:
+def program(step: Callable, mesh: Mesh, placed, data: dict[str, jax.Array] | None, *, several: bool,
+            spacing: bool = False) -> Callable:
     """One compiled program, of one step or of several."""
     def advance(state, batch, data=None):
         def one(state, batch):
@@ -45,7 +48,8 @@ def program(step: Callable, mesh: Mesh, placed, data: dict[str, jax.Array] | Non
 
         return jax.lax.scan(one, state, batch) if several else one(state, batch)
 
-    split, out = sharding.of_batch(mesh, several=several), (placed, sharding.replicated(mesh))
+    split = sharding.of_batch(mesh, several=several, spacing=spacing)
+    out = placed, sharding.replicated(mesh)
     if not data:
         return jax.jit(advance, donate_argnums=0, in_shardings=(placed, split), out_shardings=out)
     indices = {name: split[name] for name in ('index', 'visit', 'valid')}

@@ -71,7 +71,7 @@ class Journal:
         last, metrics = self.pending
         self.pending = None
         columns = {name: np.atleast_1d(value) for name, value in jax.device_get(metrics).items()}
-        rows = [dict(zip(columns, map(float, row))) for row in zip(*columns.values(), strict=True)]
+        rows = [dict(zip(columns, map(float, row), strict=True)) for row in zip(*columns.values(), strict=True)]
         for step, values in enumerate(rows, start=last - len(rows) + 1):
             self.read(step, values)
 
@@ -114,8 +114,7 @@ class Journal:
             files.append_line(self.folder / 'timing.jsonl', {'step': step, **timing})
         self.window = []
         self.restart_clock()
-        loss = 'not finite' if line['loss'] is None else f'{line["loss"]:.3f}'
-        return f'loss {loss}, {timing["images_per_second"]:.1f} images/s, waiting {timing["waiting"]:.1%}'
+        return figures(line['loss'], **timing)
 
     def write(self, line: dict) -> None:
         if self.writer is None:
@@ -129,3 +128,10 @@ class Journal:
     def close(self) -> None:
         if self.writer:
             self.writer.close()
+
+
+def figures(loss: float | None, *, images_per_second: float, waiting: float) -> str:
+    """What a bar shows beside itself, in at most 35 columns; a loss that was never finite is nan."""
+    shown = 'nan' if loss is None else f'{loss:.3f}' if loss < 1000 else f'{loss:.1e}'
+    speed = f'{images_per_second:.0f}' if images_per_second >= 10 else f'{images_per_second:.1f}'
+    return f'loss {shown}, {speed} images/s, wait {waiting:.0%}'

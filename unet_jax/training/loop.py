@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jax.experimental import multihost_utils
 from ml_collections import ConfigDict
@@ -17,10 +16,11 @@ from unet_jax import signals
 from unet_jax.annotations import labels
 from unet_jax.errors import InputError
 from unet_jax.experiment import Experiment, init_params
+from unet_jax.model import unet
 from unet_jax.pipeline import stream
 from unet_jax.pipeline.cache import Samples
 from unet_jax.progress import bar
-from unet_jax.training import checkpoint, dispatch, optimizer, sharding
+from unet_jax.training import checkpoint, dispatch, optimizer, processes, sharding, validation
 from unet_jax.training import state as states
 from unet_jax.training import step as steps
 from unet_jax.training.journal import Journal
@@ -32,7 +32,7 @@ class Programs(NamedTuple):
     """The compiled functions of a run, and the mesh that their arrays live on."""
     create: Callable  # () -> the state before the first step
     train: Callable  # (state, batch) -> (state, metrics)
-    overlap: Callable  # (params, batch) -> (counts (B, R, 2), index (B,), valid (B,)) of the whole batch, everywhere
+    overlap: Callable  # (params, batch, owned) -> (counts (B, R, 3), index, valid (B,)) of all the batch, everywhere
     mesh: jax.sharding.Mesh
     abstract: states.State  # shapes and types
     shardings: states.State
@@ -46,29 +46,29 @@ def create_programs(experiment: Experiment, *, devices: list | None = None, samp
     """
     config = experiment.config
     mesh = create_mesh(config, devices)
+    module = unet.for_devices(experiment.module, mesh.devices.flat)
     transform = optimizer.create(config.optimizer, config.train.steps)
     schedule = optimizer.learning_rate(config.optimizer, config.train.steps)
-    step = steps.make_train_step(config, experiment.module, transform, experiment.of, schedule,
+    step = steps.make_train_step(config, module, transform, experiment.of, schedule,
                                  lambda x: jax.lax.with_sharding_constraint(x, sharding.of_batch(mesh)['image']))
-    predict = steps.make_predict_step(config, experiment.module, experiment.of)
+    predict = steps.make_predict_step(config, module, experiment.of)
 
     def create() -> states.State:
         return states.create(init_params(experiment), transform)
 
-    def overlap(params, batch):
-        found = predict(params, batch) > config.evaluation.threshold
-        true = labels.region_masks(batch['label'], experiment.of)
-        axes = tuple(range(1, true.ndim - 1))
-        counts = jnp.stack([(found & true).sum(axes), found.sum(axes) + true.sum(axes)], -1)
-        return counts, batch['index'], batch['valid']
+    def overlap(params, batch, owned):
+        bits = labels.from_probabilities(predict(params, batch), threshold=config.evaluation.threshold,
+                                         regions=experiment.regions, classes=experiment.classes)
+        return validation.count(bits, batch['label'], owned, experiment.of), batch['index'], batch['valid']
 
     abstract = jax.eval_shape(create)
     placed = sharding.of_state(abstract, mesh)
     everywhere, split = sharding.replicated(mesh), sharding.of_batch(mesh)
     data = dispatch.resident(samples, config.train, mesh)
     return Programs(lambda: jax.device_put(create(), placed),
-                    dispatch.compiled(step, config.train, mesh, placed, data),
-                    jax.jit(overlap, in_shardings=(placed.ema_params, split), out_shardings=everywhere),
+                    dispatch.compiled(step, config.train, mesh, placed, data, spacing=experiment.format.volumetric),
+                    jax.jit(overlap, in_shardings=(placed.ema_params, split, sharding.split(mesh)),
+                            out_shardings=everywhere),
                     mesh, abstract, placed)
 
 
@@ -90,6 +90,7 @@ class Run(NamedTuple):
     journal: Journal
     progress: tqdm
     stop: Callable[[], bool]  # whether to; asked by every process equally often
+    name: str = ''  # which of several, in what is printed
 
 
 def train(experiment: Experiment, samples: dict[str, Samples], folder: Path, *, devices: list | None = None) -> bool:
@@ -106,7 +107,7 @@ def train(experiment: Experiment, samples: dict[str, Samples], folder: Path, *, 
     dispatch.check(config, start)
     journal = Journal(folder, start=start, notes=notes, skip_nonfinite=config.skip_nonfinite,
                       samples_of=lambda step: name_samples(experiment, samples['train'], step))
-    agreed = sharding.agreement(programs.mesh)
+    agreed = processes.agreement(programs.mesh)
     with (signals.noted() as received, closing(journal),
           closing(input_batches(experiment, samples['train'], start, lambda: bool(received))) as batches,
           bar(total=config.steps, initial=start, desc='training', unit='step') as progress):
@@ -205,7 +206,7 @@ def restore_or_create(programs: Programs, folder: Path) -> tuple[states.State, d
     if not jax.process_index():
         checkpoint.clean(folder)
         newest = checkpoint.newest_intact(folder)
-    sharding.wait_for_all('checkpoints')
+    processes.wait_for_all('checkpoints')
     newest = int(multihost_utils.broadcast_one_to_all(np.int32(-1 if newest is None else newest)))
     if newest < 0:
         return programs.create(), {}
@@ -215,37 +216,17 @@ def restore_or_create(programs: Programs, folder: Path) -> tuple[states.State, d
 
 
 def validate_and_note(run: Run, state: states.State) -> float | None:
-    """Validates, writes the line, and returns the mean Dice over regions, by which the best checkpoint is chosen.
+    """Validates, writes the line, and returns the score by which the best checkpoint is chosen.
 
     None, and no line, if asked to stop before the end.
     """
-    results = validate(run.experiment, run.programs, state.ema_params, run.samples['valid'], stop=run.stop)
+    results = validation.validate(run.experiment, run.programs.overlap, run.programs.mesh, state.ema_params,
+                                  run.samples['valid'], stop=run.stop)
     if results is None:
         return None
     step = int(state.step)
     run.journal.write({'step': step, 'split': 'valid', **results})
     if not jax.process_index():
-        run.progress.write(f'step {step}: validation {", ".join(f"{k} {v:.4f}" for k, v in results.items())}')
-    return float(np.mean(list(results.values())))
-
-
-def validate(experiment: Experiment, programs: Programs, params, samples: Samples, *,
-             stop: Callable[[], bool] = lambda: False) -> dict[str, float] | None:
-    """{'dice/<region>': mean over cases} at the network's size; a case without the region on either side counts 1.
-
-    Slices of a case are added up before its Dice is taken. Each process reads its share of every batch; the counts
-    come to all of them. None as soon as `stop()`.
-    """
-    totals: dict[str, np.ndarray] = {}
-    for batch in stream.once(samples, batch_size=experiment.config.evaluation.batch_size,
-                             process=jax.process_index(), processes=jax.process_count(),
-                             timeout=experiment.config.train.input_timeout):
-        if stop():
-            return None
-        counts, index, valid = jax.device_get(programs.overlap(params, sharding.put(batch, programs.mesh)))
-        for k in np.flatnonzero(valid):
-            case = samples.rows.case.iloc[index[k]]
-            totals[case] = totals.get(case, 0) + counts[k].astype(np.int64)
-    both, sums = np.moveaxis(np.stack(list(totals.values())), -1, 0)  # each (cases, R)
-    dice = np.where(sums == 0, 1.0, 2 * both / np.maximum(sums, 1)).mean(0)
-    return {f'dice/{name}': float(value) for name, value in zip(experiment.names, dice)}
+        told = ', '.join(f'{name} {"-" if value is None else f"{value:.4f}"}' for name, value in results.items())
+        run.progress.write(f'{run.name}step {step}: validation {told}')
+    return validation.choose_by(results)

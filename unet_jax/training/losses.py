@@ -9,6 +9,7 @@ from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from ml_collections import ConfigDict
 
@@ -17,14 +18,16 @@ from unet_jax.errors import InputError
 SMOOTH = 1.0  # pixels, added to numerator and denominator of Dice: an empty target asks for an empty prediction
 
 
-def exclusive(target: jax.Array) -> jax.Array:
-    """Region masks (B, *S, R) -> one-hot float32 (B, *S, R + 1), background first; the last region set wins.
+def exclusive(target: jax.Array, order: Sequence[int] = ()) -> jax.Array:
+    """Region masks (B, *S, R) -> one-hot float32 (B, *S, R + 1), background first; of the regions of a pixel the one
+    that comes last in `order` wins (their own order by default).
 
-    Nested regions (WT ⊃ TC ⊃ ET) become the shells between them.
+    With the outer ones first (`labels.outer_first`) nested regions (WT ⊃ TC ⊃ ET) become the shells between them.
     """
-    regions = target.shape[-1]
-    label = jnp.max((target > 0) * jnp.arange(1, regions + 1), axis=-1)
-    return jax.nn.one_hot(label, regions + 1)
+    order = np.asarray(order or range(target.shape[-1]))
+    rank = np.argsort(order) + 1
+    last = jnp.max((target > 0) * rank, axis=-1)  # 0 in the background
+    return jax.nn.one_hot(jnp.asarray([0, *(order + 1)])[last], target.shape[-1] + 1)
 
 
 def coarsen(target: jax.Array, factor: int) -> jax.Array:
@@ -85,47 +88,43 @@ def generalised_dice(logits: jax.Array, target: jax.Array, valid: jax.Array, *, 
     return over_valid(1 - index, valid, batch)
 
 
+# name in config.loss.terms: (logits, target, valid, config.loss) -> the loss ()
+LOSSES = {
+    'cross_entropy': lambda z, t, v, c: cross_entropy(z, t, v, activation=c.activation),
+    'focal': lambda z, t, v, c: focal(z, t, v, activation=c.activation, gamma=c.focal_gamma),
+    'dice': lambda z, t, v, c: dice(z, t, v, activation=c.activation, batch=c.batch_dice),
+    'tversky': lambda z, t, v, c: tversky(z, t, v, activation=c.activation, weights=c.tversky, batch=c.batch_dice),
+    'generalised_dice': lambda z, t, v, c: generalised_dice(z, t, v, activation=c.activation, batch=c.batch_dice),
+}
+
+
 def total(config: ConfigDict, logits: jax.Array | Sequence[jax.Array], target: jax.Array, valid: jax.Array,
-          ) -> tuple[jax.Array, dict[str, jax.Array]]:
+          order: Sequence[int] = ()) -> tuple[jax.Array, dict[str, jax.Array]]:
     """The weighted sum of `config.terms` (config is config.loss), and each term by name, unweighted.
 
-    target: region masks (B, *S, R). With a list of logits (deep supervision, finest first, head k of size ⌈S / 2^k⌉)
-    the heads count 1, 1/2, 1/4 … over their sum, and the terms are those of the finest. Raises InputError for an
-    unknown term or activation, and where the number of logits does not fit the regions.
+    target: region masks (B, *S, R); `order` as for `exclusive`. With a list of logits (deep supervision, finest first,
+    head k of size ⌈S / 2^k⌉) the heads count 1, 1/2, 1/4 … over their sum, and the terms are those of the finest.
+    Raises InputError for an unknown term or activation, and where the number of logits does not fit the regions.
     """
     heads = list(logits) if isinstance(logits, (list, tuple)) else [logits]
     check(config, heads[0].shape[-1], target.shape[-1])
     values = []
     for k, head in enumerate(heads):
         goal = target if k == 0 else coarsen(target, 2**k)
-        goal = exclusive(goal) if config.activation == 'softmax' else goal
-        values.append({name: term(name, config, head, goal, valid) for name, _ in config.terms})
+        goal = exclusive(goal, order) if config.activation == 'softmax' else goal
+        values.append({name: LOSSES[name](head, goal, valid, config) for name, _ in config.terms})
     sums = [sum(weight * value[name] for name, weight in config.terms) for value in values]
     share = [2.0**-k for k in range(len(heads))]
     return sum(w * s for w, s in zip(share, sums, strict=True)) / sum(share), values[0]
-
-
-def term(name: str, config: ConfigDict, logits: jax.Array, target: jax.Array, valid: jax.Array) -> jax.Array:
-    a, batch = config.activation, config.batch_dice
-    if name == 'cross_entropy':
-        return cross_entropy(logits, target, valid, activation=a)
-    if name == 'focal':
-        return focal(logits, target, valid, activation=a, gamma=config.focal_gamma)
-    if name == 'dice':
-        return dice(logits, target, valid, activation=a, batch=batch)
-    if name == 'tversky':
-        return tversky(logits, target, valid, activation=a, weights=config.tversky, batch=batch)
-    return generalised_dice(logits, target, valid, activation=a, batch=batch)
 
 
 def check(config: ConfigDict, channels: int, regions: int) -> None:
     if config.activation not in ('sigmoid', 'softmax'):
         raise InputError(f'config.loss.activation = {config.activation!r}: choose sigmoid or softmax')
     names = [name for name, _ in config.terms]
-    unknown = sorted(set(names) - {'cross_entropy', 'dice', 'focal', 'generalised_dice', 'tversky'})
-    if unknown or not names or len(set(names)) < len(names):
-        raise InputError(f'config.loss.terms = {config.terms}: give each once, as (name, weight), of cross_entropy, '
-                         'dice, focal, generalised_dice, tversky')
+    if not set(names) <= set(LOSSES) or not names or len(set(names)) < len(names):
+        raise InputError(f'config.loss.terms = {config.terms}: give each once, as (name, weight), of '
+                         + ', '.join(LOSSES))
     wanted = regions + (config.activation == 'softmax')
     if channels != wanted:
         raise InputError(f'{channels} logits a pixel for {regions} regions with config.loss.activation = '

@@ -1,4 +1,5 @@
 """The training step: augmentation, forward, loss, gradient, update and metrics, compiled as one program."""
+import itertools
 from collections.abc import Callable
 
 import jax
@@ -9,41 +10,66 @@ from ml_collections import ConfigDict
 
 from unet_jax.annotations import labels
 from unet_jax.model import unet
-from unet_jax.training import augment, losses
+from unet_jax.training import augment, losses, space
 from unet_jax.training.optimizer import updates
 from unet_jax.training.state import State
 
 Metrics = dict[str, jax.Array]
 
 
-def normalise(image: jax.Array, standardise: bool) -> jax.Array:
-    """(*S, C) -> float32; each channel to mean 0 and standard deviation 1 over the image if asked (a constant: 0)."""
-    image = image.astype(jnp.float32)
+def is_picture(image: jax.Array) -> bool:
+    """Whether an image as it came over the wire is a picture (uint8, where 0 is black) and not a volume or an HDF5
+    slice (float16, where 0 in every channel is outside the brain)."""
+    return image.dtype == jnp.uint8
+
+
+def normalise(image: jax.Array, standardise: bool) -> tuple[jax.Array, jax.Array | None]:
+    """(*S, C) as it came over the wire -> (float32, what black became (C,), None where 0 is outside the brain).
+
+    uint8 becomes 0..1, float16 stays. If asked, each channel then gets mean 0 and standard deviation 1 over what
+    counts (a constant: 0): the inside, where there is an outside, which stays 0; of a picture all but black rows and
+    columns along its edges, such as those that fit it into the network's size, which thus change nothing.
+    """
+    picture, counts = is_picture(image), None
+    if standardise:
+        counts = within_edges(image != 0) if picture else jnp.any(image != 0, -1, keepdims=True)
+    image = image.astype(jnp.float32) / 255 if picture else image.astype(jnp.float32)
+    black = jnp.zeros(image.shape[-1]) if picture else None
     if not standardise:
-        return image
-    axes = tuple(range(image.ndim - 1))
-    centred = image - image.mean(axes)
-    return centred / jnp.maximum(jnp.sqrt(jnp.square(centred).mean(axes)), 1e-6)
+        return image, black
+    mean, deviation = augment.mean_and_deviation(image, counts)
+    factor = 1 / jnp.maximum(deviation, 1e-5 * (1 + jnp.abs(mean)))  # below it the deviation is rounding
+    if picture:
+        return (image - mean) * factor, (-mean * factor).reshape(-1)
+    return jnp.where(counts, (image - mean) * factor, 0), None
 
 
-def to_float(image: jax.Array) -> jax.Array:
-    """uint8 to 0..1, float16 as it is; float32 comes back."""
-    return image.astype(jnp.float32) / 255 if image.dtype == jnp.uint8 else image.astype(jnp.float32)
+def within_edges(lit: jax.Array) -> jax.Array:
+    """(*S, C) bool -> (*S, 1) bool: the smallest box, along the axes, around all that is set; all if nothing is."""
+    box = True
+    for axis in range(lit.ndim - 1):
+        line = lit.any(tuple(a for a in range(lit.ndim) if a != axis))
+        pixel = jnp.arange(len(line))
+        inside = (pixel >= jnp.argmax(line)) & (pixel < len(line) - jnp.argmax(line[::-1]))
+        box &= jnp.expand_dims(inside, [a for a in range(lit.ndim) if a != axis])
+    return jnp.broadcast_to(box, (*lit.shape[:-1], 1))
 
 
-def prepare(batch: dict, config: ConfigDict, key: jax.Array | None) -> tuple[jax.Array, jax.Array]:
-    """A batch as it came over the wire -> (image (B, *S, C) float32, label (B, *S) bit sets), augmented under `key`.
+def prepare(batch: dict, config: ConfigDict, key: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """A batch as it came over the wire -> (image (B, *S, C) float32, label (B, *S) bit sets): standardised, then
+    augmented under `key`, so that the network sees what augmentation did, and *S is config.data.size.
 
     Each sample's randomness comes from its visit, its running number in the stream, so it depends neither on the
     other samples of the batch nor on the device it lands on.
     """
-    def one(image, label, visit):
-        image = to_float(image)
-        if key is not None:
-            image, label = augment.augment(jax.random.fold_in(key, visit), image, label, config.augment)
-        return normalise(image, config.data.standardise), label
+    size = tuple(config.data.size)
 
-    return jax.vmap(one)(batch['image'], batch['label'], batch['visit'])
+    def one(image, label, visit, spacing):
+        image, black = normalise(image, config.data.standardise)
+        return augment.augment(jax.random.fold_in(key, visit), image, label, config.augment, size=size,
+                               spacing=spacing, black=black)
+
+    return jax.vmap(one)(batch['image'], batch['label'], batch['visit'], batch.get('spacing'))
 
 
 def forward(config: ConfigDict, module, params, image: jax.Array) -> list[jax.Array]:
@@ -63,25 +89,27 @@ def make_train_step(config: ConfigDict, module, optimizer: optax.GradientTransfo
     Metrics are scalars: loss, its terms, gradient_norm, learning_rate (that of the update, by the optimiser's own
     count) and `finite`, 1 where the loss and the gradient are; where they are not, only the step counts on.
     """
-    decay = config.optimizer.ema
+    decay, accumulate = config.optimizer.ema, config.optimizer.accumulate
 
     def train_step(state: State, batch: dict, seed: int | jax.Array = config.seed) -> tuple[State, Metrics]:
         image, label = prepare(batch, config, jax.random.fold_in(jax.random.key(0), seed))
         image, target = place(image), labels.region_masks(place(label), of)
 
         def objective(params):
-            return losses.total(config.loss, forward(config, module, params, image), target, batch['valid'])
+            return losses.total(config.loss, forward(config, module, params, image), target, batch['valid'],
+                                labels.outer_first(of))
 
         (loss, terms), gradient = jax.value_and_grad(objective, has_aux=True)(state.params)
         norm = optax.global_norm(gradient)
         change, opt_state = optimizer.update(gradient, state.opt_state, state.params)
         params = optax.apply_updates(state.params, change)
-        ema = optax.incremental_update(params, state.ema_params, 1 - ema_decay(decay, state.step)) if decay else params
+        done = updates(state.opt_state, state.step // accumulate)
+        moved = updates(opt_state, (state.step + 1) // accumulate) > done  # else the batch was only accumulated
+        share = jnp.where(moved, 1 - ema_decay(decay, done), 0.0)
+        ema = optax.incremental_update(params, state.ema_params, share) if decay else params
         finite = jnp.isfinite(loss) & jnp.isfinite(norm)
         kept = jax.tree.map(lambda new, old: jnp.where(finite, new, old), (params, ema, opt_state),
                             (state.params, state.ema_params, state.opt_state))
-        done = updates(state.opt_state)
-        done = state.step // config.optimizer.accumulate if done is None else done
         metrics = {'loss': loss, **{f'loss/{name}': term for name, term in terms.items()}, 'gradient_norm': norm,
                    'learning_rate': schedule(done),
                    'finite': finite.astype(jnp.float32)}
@@ -90,24 +118,32 @@ def make_train_step(config: ConfigDict, module, optimizer: optax.GradientTransfo
     return train_step
 
 
-def ema_decay(decay: float, step: jax.Array) -> jax.Array:
-    """`decay`, less in the first steps, to forget the initial weights: min(d, (1 + t) / (10 + t))."""
-    return jnp.minimum(decay, (1.0 + step) / (10.0 + step))
+def ema_decay(decay: float, done: jax.Array) -> jax.Array:
+    """`decay`, less after few updates, to forget the initial weights: min(d, (1 + t) / (10 + t)), t updates before."""
+    return jnp.minimum(decay, (1.0 + done) / (10.0 + done))
 
 
 def make_predict_step(config: ConfigDict, module, of: tuple[int, ...]) -> Callable[[dict, dict], jax.Array]:
     """The pure function (params, batch) -> probabilities (B, *S, R) float32 of the regions.
 
-    With `config.evaluation.flips` the mean over all mirrorings of the axes in `config.augment.flip`.
+    With `config.evaluation.flips` the mean over all mirrorings of the axes in `config.augment.flip`, in a loop around
+    one network: of volumes there are eight.
     """
+    axes = [(False, True) if on and config.evaluation.flips else (False,) for on in config.augment.flip]
+    views = list(itertools.product(*axes))
+
     def predict_step(params, batch: dict) -> jax.Array:
-        image = jax.vmap(lambda x: normalise(to_float(x), config.data.standardise))(batch['image'])
-        axes = [a + 1 for a, on in enumerate(config.augment.flip) if on] if config.evaluation.flips else []
-        views = [()]
-        for axis in axes:
-            views += [(*view, axis) for view in views]
-        logits = [jnp.flip(unet.apply(module, params, jnp.flip(image, view)), view) for view in views]
-        return sum(probabilities(config, z, of) for z in logits) / len(views)
+        image = jax.vmap(lambda x: normalise(x, config.data.standardise)[0])(batch['image'])
+
+        def add(total, mirrored):
+            found = probabilities(config, unet.apply(module, params, flip(image, mirrored)), of)
+            return total + flip(found, mirrored), None
+
+        total = jnp.zeros((*image.shape[:-1], len(of)))
+        return jax.lax.scan(add, total, jnp.asarray(views))[0] / len(views)
+
+    def flip(array: jax.Array, mirrored: jax.Array) -> jax.Array:
+        return jax.vmap(space.flip, in_axes=(0, None))(array, mirrored)
 
     return predict_step
 

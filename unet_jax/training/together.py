@@ -14,6 +14,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from unet_jax import signals
 from unet_jax.errors import InputError
 from unet_jax.experiment import Experiment
+from unet_jax.model import unet
 from unet_jax.pipeline.cache import Samples
 from unet_jax.progress import bar
 from unet_jax.training import checkpoint, loop, optimizer, sharding
@@ -56,7 +57,7 @@ def train(members: Sequence[Member], *, devices: list | None = None) -> bool:
             batches.append(opened.enter_context(closing(
                 loop.input_batches(member.experiment, member.samples['train'], start, lambda: bool(received)))))
             runs.append(Run(member.experiment, program, member.samples, member.folder / 'checkpoints', journal,
-                            progress, lambda: bool(received)))
+                            progress, lambda: bool(received), f'seed {member.experiment.config.seed}, '))
         made_up = [loop.make_up_validation(run, *known) for run, known in zip(runs, restored, strict=True)]
         return all(made_up) and take_steps(runs, advance, stack([state for state, _ in restored]), start, batches)
 
@@ -72,7 +73,8 @@ def create_program(experiment: Experiment, mesh: Mesh) -> Callable:
     config = experiment.config
     transform = optimizer.create(config.optimizer, config.train.steps)
     schedule = optimizer.learning_rate(config.optimizer, config.train.steps)
-    step = steps.make_train_step(config, experiment.module, transform, experiment.of, schedule)
+    module = unet.for_devices(experiment.module, mesh.devices.flat)
+    step = steps.make_train_step(config, module, transform, experiment.of, schedule)
     everywhere = sharding.replicated(mesh)
     return jax.jit(jax.vmap(step), donate_argnums=0, in_shardings=(everywhere, split(mesh), everywhere),
                    out_shardings=everywhere)

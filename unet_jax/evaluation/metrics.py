@@ -1,0 +1,36 @@
+"""The metrics of a region of a case: a function each, and a line each in METRICS."""
+from typing import NamedTuple
+
+import numpy as np
+from ml_collections import ConfigDict
+
+from unet_jax.evaluation import measure, uncertainty
+
+
+class Region(NamedTuple):
+    """One region of one case; masks are bool, (H, W), or (D, H, W) of volumes and stacked slices."""
+    reference: np.ndarray
+    prediction: np.ndarray
+    spacing: tuple[float, ...]  # mm along each axis; 1 for the pixels of an image
+    uncertainty: np.ndarray | None  # uint8 from 0 (sure) to 100, where it is to be scored
+    brain: np.ndarray | None  # bool; None is everywhere
+
+
+def common(region: Region, config: ConfigDict) -> dict[str, float]:
+    """Overlap, distances, lesions, counts and volumes: `measure.score` by the rules of config.evaluation."""
+    return measure.score(region.reference, region.prediction, spacing=region.spacing, convention=config.convention,
+                         tolerance=config.tolerance, lesion=config.lesions or None)
+
+
+def qu_brats(region: Region, config: ConfigDict) -> dict[str, float]:
+    """`uncertainty.qu_brats` where there is an uncertainty."""
+    if region.uncertainty is None:
+        return {}
+    return uncertainty.qu_brats(region.reference, region.prediction, region.uncertainty, brain=region.brain)
+
+
+# each: (a region of a case, config.evaluation) -> {name: number}, a column of cases.csv and a row of the summary
+METRICS = [
+    common,
+    qu_brats,
+]

@@ -1,0 +1,130 @@
+"""From the numbers of all cases to means with intervals, and the files that hold both: cases.csv and summary.json."""
+import json
+import math
+import pathlib
+from typing import Literal
+
+import numpy as np
+import pandas as pd
+
+from unet_jax.errors import InputError
+from unet_jax.evaluation import overlap, uncertainty
+from unet_jax.evaluation.overlap import Convention
+from unet_jax.evaluation.statistics import bootstrap_interval
+
+KEYS = ['case', 'group', 'region']
+COUNTS = ['tp', 'fp', 'fn', 'tn', 'volume_reference', 'volume_prediction', 'lesion_tp', 'lesion_fn', 'lesion_fp']
+LESION_WISE = ['lesion_dice', 'lesion_hd95']
+
+
+def check_cases(cases: pd.DataFrame, name: str = 'the table of cases') -> None:
+    """Raises InputError unless there are rows, the key columns, and one row a case and region."""
+    if missing := [key for key in KEYS if key not in cases]:
+        raise InputError(f'{name} has no column {", ".join(missing)}; expected {", ".join(KEYS)} and metrics')
+    if cases.empty:
+        raise InputError(f'{name} has no rows: nothing was evaluated. Is the subset empty?')
+    if (unnamed := cases[KEYS].isna().sum()).any():
+        raise InputError(f'{name} has rows without {", ".join(unnamed[unnamed > 0].index)}; give every row its own')
+    twice = cases[cases.duplicated(['case', 'region'])]
+    if len(twice):
+        case, region = twice.iloc[0][['case', 'region']]
+        raise InputError(f'{name} has case {case!r}, region {region!r} twice; give every case a name of its own')
+
+
+def metrics(cases: pd.DataFrame) -> list[str]:
+    """The columns that are averaged over cases."""
+    return [name for name in cases.columns if name not in (*KEYS, *COUNTS)]
+
+
+def json_safe(value: float) -> float | None:
+    """JSON has neither NaN nor infinity."""
+    return float(value) if math.isfinite(value) else None
+
+
+def describe(values: pd.Series, groups: pd.Series, seed: int) -> dict[str, float | int | None]:
+    """mean, its interval low..high, median, n values; how many were undefined (NaN, left out) and infinite."""
+    known = values.to_numpy(float)
+    known = known[~np.isnan(known)]
+    low, high = bootstrap_interval(values, groups=groups, seed=seed)
+    return dict(mean=json_safe(known.mean() if known.size else math.nan), low=json_safe(low), high=json_safe(high),
+                median=json_safe(np.median(known) if known.size else math.nan), n=known.size,
+                undefined=len(values) - known.size, infinite=int(np.isinf(known).sum()))
+
+
+def present(cases: pd.DataFrame) -> pd.Series | None:
+    """Which rows are of a case that has the region in its reference; None of a table that does not tell."""
+    return cases['tp'] + cases['fn'] > 0 if {'tp', 'fn'} <= set(cases.columns) else None
+
+
+def unscored(cases: pd.DataFrame) -> bool:
+    """Whether no case has any of the regions in its reference, so that no score says anything: a hidden test set."""
+    there = present(cases)
+    return there is not None and not there.any()
+
+
+def summarise(cases: pd.DataFrame, *, convention: Convention, units: Literal['mm', 'px'], tolerance: float = 1.0,
+              lesion: str | None = None, seed: int = 0) -> dict:
+    """Mean over cases with its 95 % bootstrap interval over groups (patients), per region and metric.
+
+    `cases` has one row a case and region: case, group, region and what `measure.score` returned, with the same
+    convention, tolerance and lesion. Returns {'convention', 'cases', 'units', 'regions': {region: {metric: {mean, low,
+    high, median, n, undefined, infinite, 'with_region': the same of the cases that have the region in the reference},
+    'pooled_dice': Dice of ΣTP, ΣFP, ΣFN}}}; NaN and infinity are None; surface_dice also tells its tolerance, lesion_*
+    and uncertainty_* their challenge. Where no case has any region the metrics are left out and 'unscored' is True.
+    Raises InputError for an unusable table or convention.
+    """
+    check_cases(cases)
+    overlap.check_convention(convention)
+    told = {'surface_dice': {'tolerance': tolerance}} | dict.fromkeys(LESION_WISE, {'challenge': lesion}) | \
+        dict.fromkeys(uncertainty.METRICS, {'challenge': 'QU-BraTS'})
+    found = dict(convention=convention, cases=int(cases['case'].nunique()), units=units)
+    if unscored(cases):
+        return found | {'unscored': True, 'regions': {region: {} for region in cases['region'].unique()}}
+    regions = {}
+    for region, rows in cases.groupby('region', sort=False):
+        regions[region] = {name: both_means(rows, name, seed) | told.get(name, {}) for name in metrics(cases)}
+        if {'tp', 'fp', 'fn'} <= set(rows.columns):
+            tp, fp, fn = (int(rows[name].sum()) for name in ('tp', 'fp', 'fn'))
+            regions[region]['pooled_dice'] = json_safe(
+                overlap.dice(overlap.Counts(tp, fp, fn, 0), convention=convention))
+    return found | {'regions': regions}
+
+
+def both_means(rows: pd.DataFrame, metric: str, seed: int) -> dict:
+    """`describe` over all cases, and under 'with_region' over those that have the region, where the table tells."""
+    everyone, there = describe(rows[metric], rows['group'], seed), present(rows)
+    if there is None:
+        return everyone
+    some = everyone if there.all() else describe(rows[metric][there], rows['group'][there], seed)
+    return everyone | {'with_region': dict(some)}
+
+
+def write(folder: str | pathlib.Path, cases: pd.DataFrame, summary: dict) -> None:
+    """cases.csv and summary.json in `folder`, each there whole or not at all."""
+    folder = pathlib.Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    files = {'cases.csv': cases.to_csv(index=False),
+             'summary.json': json.dumps(summary, indent=2, ensure_ascii=False, allow_nan=False) + '\n'}
+    for name, content in files.items():
+        part = folder / f'{name}.part'
+        part.write_text(content, encoding='utf-8')
+        part.replace(folder / name)
+
+
+def read_cases(folder: str | pathlib.Path) -> pd.DataFrame:
+    """The table that `write` put into `folder`, equal to it. Raises InputError where there is none."""
+    path = pathlib.Path(folder) / 'cases.csv'
+    if not path.is_file():
+        raise InputError(f'{path} does not exist; evaluate the run first')
+    numbers = pd.read_csv(path, nrows=0).columns.difference(KEYS)  # a case may be called 001 or NA
+    return pd.read_csv(path, dtype=dict.fromkeys(KEYS, str), keep_default_na=False,
+                       na_values=dict.fromkeys(numbers, ['']), float_precision='round_trip')
+
+
+def read_summary(folder: str | pathlib.Path) -> dict:
+    """The summary that `write` put into `folder`; {} where there is none, or none that can be read."""
+    try:
+        found = json.loads((pathlib.Path(folder) / 'summary.json').read_text(encoding='utf-8'))
+    except (OSError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}
