@@ -1,30 +1,6 @@
-// Puts the viewer together: controls, planes, surface and the table of lesions. Text from data goes in as text only.
+// Puts the viewer together: cases, controls, planes and surface, and what keys, mouse and fingers do.
 
 const SPEED = {PageUp: 10, PageDown: -10, ArrowUp: 1, ArrowRight: 1, ArrowDown: -1, ArrowLeft: -1};
-
-function element(parent, tag, properties = {}, text = '') {
-  const made = Object.assign(document.createElement(tag), properties);
-  if (text) made.textContent = text;
-  parent.append(made);
-  return made;
-}
-
-function labelled(parent, text, tag, properties) {
-  const label = element(parent, 'label');
-  element(label, 'span', {}, text);
-  return element(label, tag, properties);
-}
-
-function choice(parent, text, names, chosen) {  // a select; `names` may hold [heading, ...] of a group
-  const select = labelled(parent, text, 'select'), groups = {};
-  names.forEach((name, value) => {
-    const [head, option] = Array.isArray(name) ? name : ['', name];
-    if (head && !groups[head]) groups[head] = element(select, 'optgroup', {label: head});
-    element(groups[head] || select, 'option', {value}, option);
-  });
-  select.addEventListener('change', () => chosen(Number(select.value)));
-  return select;
-}
 
 function start(root) {
   const packed = [...root.querySelectorAll('script.case')], index = JSON.parse(root.querySelector('.index').textContent);
@@ -33,39 +9,45 @@ function start(root) {
   const bar = element(root, 'div', {className: 'bar'});
   const cases = choice(bar, 'Case', index.map(entry => [entry.kind, entry.label]), number => open(number));
   const tools = element(bar, 'div', {className: 'tools'});
-  const planes = element(root, 'div', {className: 'planes'});
-  const told = element(root, 'p', {className: 'told'}), legend = element(root, 'div', {className: 'legend'});
-  const lesions = element(root, 'div', {className: 'lesions'});
-  let c, views = [], gpu = null, due = false, opened = 0;
+  const told = element(root, 'p', {className: 'told'}), planes = element(root, 'div', {className: 'planes'});
+  const side = element(planes, 'div', {className: 'side'});
+  const legend = element(side, 'div', {className: 'legend'}), lesions = element(side, 'div', {className: 'lesions'});
+  const tell = at => { if (c && s.greys) told.textContent = describe(c, s, at); };
+  let c, views = [], surface = null, gpu = null, due = false, opened = 0;
 
   // --- a case ---
   async function open(number) {
     const mine = ++opened;
-    root.removeAttribute('data-ready');
+    for (const name of ['ready', 'whole']) delete root.dataset[name];
     told.textContent = 'Unpacking…';
     const meta = JSON.parse(packed[number].textContent), [X, Y, Z] = meta.shape;
     const head = await bits(meta.head, X * Y * Z);
-    const made = {...meta, head, flat: Z === 1};
+    const made = {...meta, head, flat: Z === 1, uncertainty: null};
     for (const name of ['reference', 'prediction']) {
       if (meta[name]) made[name] = await bitSets(meta[name], meta.bytes);
     }
-    if (meta.uncertainty) {
-      made.uncertainty = await Promise.all(meta.uncertainty.map(text => greys(text, 2 * meta.step, meta.shape, head)));
-    }
     if (mine !== opened) return;  // another was chosen meanwhile
+    for (const part of s.meshes) [part.places, part.normals, part.faces, part.lines].forEach(b => gpu.gl.deleteBuffer(b));
     c = made;
-    Object.assign(s, {zoom: 1, centre: c.shape.map(n => n / 2), meshes: [], windows: {}, unpacked: {},
+    Object.assign(s, {zoom: 1, centre: c.shape.map(n => n / 2), meshes: [], windows: {}, unpacked: {}, greys: null,
                       at: c.start, sequence: c.colour ? -1 : 0, region: s.region < c.regions.length ? s.region : -1});
-    build();
+    build(meta);
     await sequence(s.sequence);
-    if (gpu && !c.flat) {
-      const meshes = [];
-      for (const part of c.meshes) meshes.push(await mesh(gpu, part, c));
+    if (mine !== opened) return;
+    draw();
+    root.dataset.ready = c.name;  // what follows is added to a picture that is there
+    for (const part of gpu && !c.flat ? made.meshes : []) {
+      const surface = await mesh(gpu, part, made);
       if (mine !== opened) return;
-      s.meshes = meshes;
+      s.meshes.push(surface);
     }
+    if (meta.uncertainty) {
+      const maps = await Promise.all(meta.uncertainty.map(text => greys(text, 2 * meta.step, meta.shape, head)));
+      made.uncertainty = maps;
+    }
+    if (mine !== opened) return;
     redraw();
-    root.dataset.ready = c.name;
+    root.dataset.whole = c.name;
   }
 
   async function sequence(number) {  // -1: red, green and blue together
@@ -102,16 +84,20 @@ function start(root) {
   }
 
   // --- the page ---
-  function build() {
+  function build(meta) {
     for (const part of [tools, planes, lesions]) part.replaceChildren();
-    buildTools();
+    buildTools(meta);
     views = (c.flat ? PLANES.slice(0, 1) : PLANES).map(plane => buildPlane(plane));
-    planes.classList.toggle('flat', c.flat);
-    if (!c.flat) views.push(buildSurface());
-    buildLesions();
+    root.classList.toggle('flat', c.flat);
+    if (!c.flat) {
+      views.push(surface ||= buildSurface());  // browsers allow a page few devices: the same for every case
+      planes.append(surface.figure);
+    }
+    planes.append(side);
+    tabulate(lesions, c, go);
   }
 
-  function buildTools() {
+  function buildTools(meta) {
     const names = c.sequences.map(entry => entry.name);
     const select = choice(tools, 'Sequence', c.colour ? ['colour', ...names] : names,
                           number => sequence(number - (c.colour ? 1 : 0)));
@@ -124,7 +110,7 @@ function start(root) {
     const boxes = element(tools, 'fieldset');
     element(boxes, 'legend', {}, 'Show');
     const kinds = {reference: c.reference, prediction: c.prediction, errors: c.reference && c.prediction,
-                   uncertainty: c.uncertainty, head: !c.flat && c.meshes.some(part => part.of === 'head')};
+                   uncertainty: meta.uncertainty, head: !c.flat && c.meshes.some(part => part.of === 'head')};
     for (const name of Object.keys(kinds).filter(key => kinds[key])) {
       const box = labelled(boxes, name === 'head' ? 'head (3-D)' : name, 'input',
                            {type: 'checkbox', checked: s.show[name], name});
@@ -220,7 +206,7 @@ function start(root) {
       canvas.remove();
       element(figure, 'p', {className: 'none'}, 'No WebGL in this browser, so no 3-D surface; the planes and the '
         + 'pictures below show the same.');
-      return {};
+      return {figure};
     }
     const turn = (x, y) => {
       s.turn.yaw -= x;
@@ -241,93 +227,31 @@ function start(root) {
       else return;
       event.preventDefault();
     });
-    return {canvas};
+    return {figure, canvas};
   }
 
-  function buildLesions() {
-    if (!c.lesions.length) return element(lesions, 'p', {}, 'No lesion in the reference or the prediction.');
-    const table = element(lesions, 'table'), head = element(element(table, 'thead'), 'tr');
-    const area = c.flat ? `area, ${c.unit}²` : 'ml';
-    for (const text of ['Lesion', 'Found?', `Reference, ${area}`, `Prediction, ${area}`, 'Dice', `Centre, ${c.unit}`]) {
-      element(head, 'th', {scope: 'col'}, text);
-    }
-    const body = element(table, 'tbody');
-    for (const lesion of c.lesions) {
-      const row = element(body, 'tr'), first = element(row, 'th', {scope: 'row'});
-      first.style.setProperty('--ink', c.colours[lesion.region]);
-      row.dataset.voxel = fileVoxel(lesion.at);
-      element(first, 'button', {type: 'button', title: 'Show the place'}, lesion.name);
-      for (const text of [lesion.state, lesion.reference, lesion.prediction, lesion.dice, place(lesion.at)]) {
-        element(row, 'td', {}, text);
-      }
-      row.addEventListener('click', () => {
-        for (const other of body.children) other.toggleAttribute('aria-current', other === row);
-        go(lesion.at);
-      });
-    }
-    element(lesions, 'p', {className: 'small'}, c.note);
-  }
-
-  // --- words ---
-  const apply = (matrix, at) => matrix.map(row => at.reduce((sum, n, a) => sum + row[a] * n, row[3]));
-  const fileVoxel = at => apply(c.file, at).map(Math.round).slice(0, c.flat ? 2 : 3).join(',');
-  const place = at => apply(c.world, at).slice(0, c.flat ? 2 : 3).map((n, a) =>
-    c.letters ? `${c.letters[a][n < 0 ? 0 : 1]} ${Math.abs(n).toFixed(1)}` : n.toFixed(c.unit === 'mm' ? 1 : 0)).join(', ');
-
-  function tell(at) {
-    const i = at[0] + c.shape[0] * (at[1] + c.shape[1] * at[2]);
-    const numbers = [0, 1, 2].slice(0, s.greys.length).map(k => {
-      const {low, high} = c.sequences[s.sequence < 0 ? k : s.sequence], value = low + s.greys[k][i] / 255 * (high - low);
-      return c.head[i] ? Number(value.toPrecision(3)).toLocaleString('en') : 'outside';
-    });
-    const within = set => c.regions.filter((_, r) => set[i] >>> r & 1).join(' ') || 'none';
-    const words = [`${place(at)} ${c.unit}`, `voxel ${fileVoxel(at)}`.replace('voxel', c.flat ? 'pixel' : 'voxel'),
-                   `${s.sequence < 0 ? 'colour' : c.sequences[s.sequence].name} ≈ ${numbers.join(', ')}`];
-    for (const name of ['reference', 'prediction']) if (c[name]) words.push(`${name}: ${within(c[name])}`);
-    if (c.uncertainty) {
-      words.push('uncertainty: ' + c.regions.map((name, r) => `${name} ${Math.round(c.uncertainty[r][i] / 2.55)}`).join(' '));
-    }
-    told.textContent = words.join(' · ');
-  }
-
-  function explain() {  // what lines and colours mean, of what is shown
-    legend.replaceChildren();
-    const entry = (colour, style, text) => {
-      const item = element(legend, 'span', {className: style}, text);
-      item.style.setProperty('--ink', colour);
-    };
-    const chosen = c.regions.map((name, r) => [name, r]).filter(([, r]) => s.region < 0 || s.region === r);
-    if (s.show.reference && c.reference || s.show.prediction && c.prediction) {
-      for (const [name, r] of chosen) entry(c.colours[r], 'region', name);
-      if (s.show.reference && c.reference) entry('', 'solid', 'reference');
-      if (s.show.prediction && c.prediction) entry('', 'dashed', 'prediction');
-    }
-    if (s.show.errors && c.reference && c.prediction) {
-      for (const [name, colour, kind] of ERRORS) entry(colour, {'': 'plain', '/': 'hatched', '.': 'dotted'}[kind], name);
-    }
-    if (s.show.uncertainty && c.uncertainty) entry(`rgb(${UNSURE})`, 'plain', 'uncertain');
-  }
-
-  function redraw() {
+  function redraw() {  // once before the next frame, however often it is asked for
     if (due) return;
     due = true;
     requestAnimationFrame(() => {
       due = false;
-      if (!s.greys) return;
-      for (const {plane, canvas, slider} of views) {
-        if (!canvas) continue;
-        const ratio = window.devicePixelRatio || 1, box = canvas.getBoundingClientRect();
-        const [wide, high] = [box.width, box.height].map(n => Math.max(1, Math.round(n * ratio)));
-        if (canvas.width !== wide || canvas.height !== high) Object.assign(canvas, {width: wide, height: high});
-        if (plane) drawPlane(canvas, plane, c, s); else drawSurface(gpu, canvas, c, s);
-        if (slider) slider.value = s.at[plane.w];
-      }
-      s.sliders.level.value = (s.low + s.high) / 2;
-      s.sliders.width.value = s.high - s.low;
-      root.dataset.voxel = fileVoxel(s.at);
-      explain();
-      tell(s.at);
+      if (s.greys) draw();
     });
+  }
+
+  function draw() {
+    for (const {plane, canvas, slider} of views.filter(view => view.canvas)) {
+      const ratio = window.devicePixelRatio || 1, box = canvas.getBoundingClientRect();
+      const [wide, high] = [box.width, box.height].map(n => Math.max(1, Math.round(n * ratio)));
+      if (canvas.width !== wide || canvas.height !== high) Object.assign(canvas, {width: wide, height: high});
+      if (plane) drawPlane(canvas, plane, c, s); else drawSurface(gpu, canvas, c, s);
+      if (slider) slider.value = s.at[plane.w];
+    }
+    s.sliders.level.value = (s.low + s.high) / 2;
+    s.sliders.width.value = s.high - s.low;
+    root.dataset.voxel = fileVoxel(c, s.at);
+    explain(legend, c, s);
+    tell(s.at);
   }
 
   cases.value = 0;

@@ -27,7 +27,7 @@ FOLDER = Path(__file__).parent
 STYLE = (FOLDER / 'viewer.css').read_text(encoding='utf-8')
 SCRIPT = '(() => {\n"use strict";\n' + ''.join(
     (FOLDER / f'{name}.js').read_text(encoding='utf-8')
-    for name in ('viewer_decode', 'viewer_planes', 'viewer_surface', 'viewer')) + '})();\n'
+    for name in ('viewer_decode', 'viewer_words', 'viewer_planes', 'viewer_surface', 'viewer')) + '})();\n'
 # The only script that a page with a viewer shall run, as its Content-Security-Policy asks
 POLICY = f"script-src 'sha256-{base64.b64encode(hashlib.sha256(SCRIPT.encode()).digest()).decode()}'"
 BYTES = 18_500_000  # of all cases: with script, pictures and numbers the page stays under 20 MB
@@ -87,22 +87,23 @@ def packed(case: Case, most: int) -> dict:
     grid = placed(case)
     found = lesions(grid, case.regions)
     thin = [1, 1, 1]
-    while np.prod([-(-n // t) for n, t in zip(grid.head.shape, thin)]) > VOXELS:
-        thin[int(np.argmin([mm * t for mm, t in zip(grid.spacing, thin)]))] *= 2
+    while np.prod([-(-n // t) for n, t in zip(grid.head.shape, thin, strict=True)]) > VOXELS:
+        thin[int(np.argmin([mm * t for mm, t in zip(grid.spacing, thin, strict=True)]))] *= 2
     every = tuple(slice(None, None, t) for t in thin)
     head, file = grid.head[every], grid.file @ np.diag([*thin, 1])
-    spacing = tuple(mm * t for mm, t in zip(grid.spacing, thin))
+    spacing = tuple(mm * t for mm, t in zip(grid.spacing, thin, strict=True))
     flat, known = case.image.ndim == 3, case.affine is not None
     world = case.affine @ file if known else np.diag([*(*_spacing(case), 1.0)[:3], 1.0]) @ file
     start = found[0]['at'] if found else [n // 2 for n in grid.head.shape]
     for lesion in found:
-        lesion['at'] = [int(n // t) for n, t in zip(lesion['at'], thin)]
+        lesion['at'] = [int(n // t) for n, t in zip(lesion['at'], thin, strict=True)]
     content = {
         'name': case.name, 'shape': head.shape, 'spacing': spacing, 'unit': 'mm' if case.spacing else 'px',
-        'regions': case.regions, 'colours': [overlays.colour(r) for r in range(len(case.regions))],
+        'regions': case.regions, 'order': _order(grid),
+        'colours': [overlays.colour(r) for r in range(len(case.regions))],
         'file': file[:3].tolist(), 'world': world[:3].tolist(), 'letters': ['LR', 'PA', 'IS'] if known else None,
         'colour': flat and case.image.shape[-1] == 3, 'head': viewer_pack.deflate(np.packbits(_flat(head))),
-        'lesions': found, 'note': NOTE, 'start': [int(n // t) for n, t in zip(start, thin)],
+        'lesions': found, 'note': NOTE, 'start': [int(n // t) for n, t in zip(start, thin, strict=True)],
         'meshes': [] if flat else surfaces(grid, every, spacing),
         'bytes': labels.bits_dtype(len(case.regions)).itemsize}
     for name in ('reference', 'prediction'):
@@ -205,9 +206,16 @@ def _sequences(case: Case, grid: Grid, every: tuple[slice, ...]) -> list[dict]:
     return found
 
 
+def _order(grid: Grid) -> list[int]:
+    """The regions from the largest to the smallest, as they are drawn over one another."""
+    masks = [m for m in (grid.reference, grid.prediction) if m is not None]
+    return np.argsort([-m.sum() for m in np.moveaxis(sum(m.astype(int) for m in masks), -1, 0)], kind='stable').tolist(
+        ) if masks else []
+
+
 def _parts(mask: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """The parts of a mask numbered from 1, and how many voxels have each number."""
-    numbered = cc3d.connected_components(mask, connectivity=26)
+    numbered = cc3d.connected_components(mask.copy(), connectivity=26)  # it wants what may be written
     return numbered, np.bincount(numbered.ravel())
 
 

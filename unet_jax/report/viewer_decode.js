@@ -67,21 +67,17 @@ async function greys(text, step, shape, head) {  // (X, Y, Z) -> 0..255, x faste
 function unlift(values, length, along, inner, outer) {  // each [stride on the grid, end, elements apart]
   const [s, , apart] = along, n = Math.ceil(length / s), hop = s * apart;
   if (n < 2) return;
-  const [si, ni, di] = inner, [so, no, d0] = outer;
-  const each = (i, change) => {
-    for (let o = 0; o < no; o += so) {
-      let p = o * d0 + i * hop;
-      for (let k = 0; k < ni; k += si, p += si * di) change(p);
-    }
-  };
+  const end = outer[1] * outer[2], far = outer[0] * outer[2], wide = inner[1] * inner[2], near = inner[0] * inner[2];
   for (let i = 0; i < n; i++) {
     const gain = i & 1 ? GAIN : 1 / GAIN;
-    each(i, p => { values[p] *= gain; });
+    for (let o = i * hop; o < end + i * hop; o += far) for (let p = o; p < o + wide; p += near) values[p] *= gain;
   }
   for (const [odd, factor] of LIFTS) {
     for (let i = odd; i < n; i += 2) {
       const left = i > 0 ? -hop : hop, right = i + 1 < n ? hop : -hop;
-      each(i, p => { values[p] += factor * (values[p + left] + values[p + right]); });
+      for (let o = i * hop; o < end + i * hop; o += far) {
+        for (let p = o; p < o + wide; p += near) values[p] += factor * (values[p + left] + values[p + right]);
+      }
     }
   }
 }

@@ -95,6 +95,6 @@ def surface(mask: np.ndarray, spacing: tuple[float, ...], most: int) -> dict | N
 
 def _blocks(mask: np.ndarray, cell: list[int]) -> np.ndarray:
     """The share of each block of `cell` voxels that is set."""
-    padded = np.pad(mask, [(0, -n % c) for n, c in zip(mask.shape, cell)]).astype(np.float32)
+    padded = np.pad(mask, [(0, -n % c) for n, c in zip(mask.shape, cell, strict=True)]).astype(np.float32)
     (x, y, z), (a, b, c) = padded.shape, cell
     return padded.reshape(x // a, a, y // b, b, z // c, c).mean((1, 3, 5))

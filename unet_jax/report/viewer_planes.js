@@ -141,7 +141,7 @@ function drawPlane(canvas, plane, c, s) {
   const stroke = (lines, colour, dashes) => {
     trace(context, lines, g);
     context.lineJoin = 'round';
-    for (const [style, width, dash] of [['#000', 3.2, []], [colour, 1.7, dashes]]) {  // a rim, for bright tissue
+    for (const [style, width, dash] of [['#000', 2.8, []], [colour, 1.5, dashes]]) {  // a rim, for bright tissue
       context.strokeStyle = style;
       context.lineWidth = width * ratio;
       context.setLineDash(dash.map(n => n * ratio));
@@ -160,19 +160,25 @@ function drawPlane(canvas, plane, c, s) {
       if (kind) stroke(lines, colour, []);
     });
   }
-  for (const r of chosen) {
+  const top = set => {  // of the chosen regions 1 + the smallest that each voxel is in, or 0
+    const ranks = c.order.filter(r => chosen.includes(r));
+    return set.map(value => ranks.reduce((found, r) => value >>> r & 1 ? r + 1 : found, 0));
+  };
+  const tops = {reference: reference && top(reference), prediction: prediction && top(prediction)};
+  for (const r of c.order.filter(r => chosen.includes(r))) {
     for (const [name, set, kind] of [['reference', reference, ''], ['prediction', prediction, '\\']]) {
       if (!set || !s.show[name]) continue;
-      const lines = outlines(i => set[i] >>> r & 1, wide, high);
-      if (!s.show.errors) fill(lines, texture(context, c.colours[r], kind, ratio));
-      stroke(lines, c.colours[r], kind ? DASHES : []);
+      if (!s.show.errors) {
+        fill(outlines(i => tops[name][i] === r + 1, wide, high), texture(context, c.colours[r], kind, ratio));
+      }
+      stroke(outlines(i => set[i] >>> r & 1, wide, high), c.colours[r], kind ? DASHES : []);
     }
   }
   annotate(context, canvas, plane, c, s, g, ratio);
 }
 
 function annotate(context, canvas, plane, c, s, g, ratio) {  // crosshair, letters, slice, a line of known length
-  const {u, v, w} = plane, [W, H] = [canvas.width, canvas.height], gap = 7 * ratio;
+  const {u, v} = plane, [W, H] = [canvas.width, canvas.height], gap = 7 * ratio;
   const x = g.ou + (s.at[u] + 0.5) * g.ku, y = g.ov + (s.at[v] + 0.5) * g.kv;
   for (const [style, width] of [['#000', 3], ['#fff', 1]]) {
     context.strokeStyle = style;
@@ -203,11 +209,11 @@ function annotate(context, canvas, plane, c, s, g, ratio) {  // crosshair, lette
     note(left, edge, H / 2, 'left', 'middle');
     note(bottom, W / 2, H - edge, 'center', 'bottom');
     note(right, W - edge, H / 2, 'right', 'middle');
-    note(`${plane.name} ${s.at[w] + 1} / ${c.shape[w]}`, edge, edge, 'left', 'top');
+    note(`${plane.name} ${height(c, plane, s.at)} ${c.unit}`, edge, edge, 'left', 'top');
   }
   const length = [1000, 500, 200, 100, 50, 20, 10, 5, 2, 1].find(n => n * g.scale < W / 4);
   if (!length) return;
   context.fillStyle = '#fff';
   context.fillRect(W - edge - length * g.scale, H - edge - 2 * ratio, length * g.scale, 2 * ratio);
-  note(`${length} ${c.unit}`, W - edge - length * g.scale / 2, H - edge - 4 * ratio, 'center', 'bottom');
+  note(`${length} ${c.unit}`, W - edge, H - edge - 4 * ratio, 'right', 'bottom');
 }

@@ -35,13 +35,16 @@ async function mesh({gl}, packed, c) {  // a surface on the device, in millimetr
   const normals = new Float32Array(places.length), lines = [];
   for (let f = 0; f < faces.length; f += 3) {
     const [a, b, d] = [faces[f], faces[f + 1], faces[f + 2]];
-    const e1 = [0, 1, 2].map(k => places[3 * b + k] - places[3 * a + k]);
-    const e2 = [0, 1, 2].map(k => places[3 * d + k] - places[3 * a + k]);
     for (let k = 0; k < 3; k++) {
-      const area = e1[(k + 1) % 3] * e2[(k + 2) % 3] - e1[(k + 2) % 3] * e2[(k + 1) % 3];
-      for (const corner of [a, b, d]) normals[3 * corner + k] += area;
+      const m = (k + 1) % 3, n = (k + 2) % 3, am = places[3 * a + m], an = places[3 * a + n];
+      const area = (places[3 * b + m] - am) * (places[3 * d + n] - an) - (places[3 * b + n] - an) * (places[3 * d + m] - am);
+      normals[3 * a + k] += area;
+      normals[3 * b + k] += area;
+      normals[3 * d + k] += area;
     }
-    for (const [p, q] of [[a, b], [b, d], [d, a]]) if (p < q) lines.push(p, q);  // each edge has two faces
+    if (a < b) lines.push(a, b);  // each edge has two faces, which pass it in opposite ways
+    if (b < d) lines.push(b, d);
+    if (d < a) lines.push(d, a);
   }
   for (let i = 0; i < normals.length; i += 3) {
     const length = Math.hypot(normals[i], normals[i + 1], normals[i + 2]) || 1;
@@ -85,10 +88,10 @@ function drawSurface({gl, program, cross}, canvas, c, s) {
     gl.drawElements(net ? gl.LINES : gl.TRIANGLES, net ? part.m : part.n, gl.UNSIGNED_SHORT, 0);
   };
   const shown = s.meshes.filter(m => m.of !== 'head' && s.show[m.of] && (s.region < 0 || m.region === s.region));
-  const inner = Math.max(...shown.map(m => m.region));
-  shown.sort((a, b) => b.region - a.region);  // inner regions come later in the list of regions
+  const rank = m => c.order.indexOf(m.region), inner = Math.max(...shown.map(rank));  // the smallest comes last
+  shown.sort((a, b) => rank(b) - rank(a));
   for (const part of shown) {
-    const net = part.of === 'prediction', opaque = net || part.region === inner;
+    const net = part.of === 'prediction', opaque = net || rank(part) === inner;
     gl.depthMask(opaque);
     draw(part, c.colours[part.region], net ? 0.9 : opaque ? 1 : 0.4, net);
   }
@@ -107,7 +110,7 @@ function drawSurface({gl, program, cross}, canvas, c, s) {
   gl.enable(gl.CULL_FACE);
   for (const side of [gl.FRONT, gl.BACK]) {
     gl.cullFace(side);
-    for (const part of s.meshes.filter(m => m.of === 'head')) draw(part, '#c8ccd4', 0.16, false);
+    for (const part of s.meshes.filter(m => m.of === 'head')) draw(part, '#c8ccd4', 0.2, false);
   }
   gl.disable(gl.CULL_FACE);
 }
