@@ -99,9 +99,11 @@ function start(root) {
 
   function buildTools(meta) {
     const names = c.sequences.map(entry => entry.name);
-    const select = choice(tools, 'Sequence', c.colour ? ['colour', ...names] : names,
-                          number => sequence(number - (c.colour ? 1 : 0)));
-    select.className = 'sequence';
+    if (names.length > 1) {
+      const select = choice(tools, 'Sequence', c.colour ? ['colour', ...names] : names,
+                            number => sequence(number - (c.colour ? 1 : 0)));
+      select.className = 'sequence';
+    }
     if (c.regions.length > 1) {
       const regions = choice(tools, 'Region', ['all', ...c.regions], number => { s.region = number - 1; redraw(); });
       regions.value = s.region + 1;

@@ -34,7 +34,7 @@ function fileVoxel(c, at) {  // of the file, counted from 0; of images x, y
 
 function coordinates(c, at) {  // one text an axis: 'L 12.0', or the distance from the first voxel
   return apply(c.world, at, c).map((n, a) =>
-    c.letters ? `${c.letters[a][n < 0 ? 0 : 1]} ${Math.abs(n).toFixed(1)}` : n.toFixed(c.unit === 'mm' ? 1 : 0));
+    c.letters ? `${c.letters[a][n < 0 ? 0 : 1]} ${Math.abs(n).toFixed(1)}` : `${'xyz'[a]} ${n.toFixed(c.unit === 'mm' ? 1 : 0)}`);
 }
 
 function height(c, plane, at) {  // where the slice of a plane lies
@@ -51,7 +51,8 @@ function describe(c, s, at) {
   const within = set => c.regions.filter((_, r) => set[i] >>> r & 1).join(' ') || 'none';
   const words = [`${coordinates(c, at).join(', ')} ${c.unit}`];
   if (!c.flat) words.push(`voxel ${fileVoxel(c, at)}`);
-  words.push(`${s.sequence < 0 ? 'colour' : c.sequences[s.sequence].name} ≈ ${numbers.join(', ')}`);
+  const sign = s.greys.some(volume => volume[i] === 255) && !c.flat ? '≥' : '≈';  // brighter is cut off
+  words.push(`${s.sequence < 0 ? 'colour' : c.sequences[s.sequence].name} ${sign} ${numbers.join(', ')}`);
   for (const name of ['reference', 'prediction']) if (c[name]) words.push(`${name}: ${within(c[name])}`);
   if (c.uncertainty) {
     const values = c.regions.map((name, r) => `${name} ${Math.round(c.uncertainty[r][i] / 2.55)}`);
