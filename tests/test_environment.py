@@ -18,7 +18,7 @@ def test_a_run_in_a_container_without_a_home_with_a_notebooks_backend_and_a_read
            'MPLBACKEND': 'module://matplotlib_inline.backend_inline', 'LC_ALL': 'C', 'PYTHONIOENCODING': 'ascii',
            'XLA_FLAGS': '--xla_backend_optimization_level=0', 'MATPLOTLIBRC': str(tmp_path / 'matplotlibrc')}
     words = command('--config=configs/phantom.py', f'--workdir={tmp_path}/w', *SMALL, '--config.train.steps=4',
-                    '--config.train.evaluate_every=4')
+                    '--config.optimizer.warmup=1', '--config.train.evaluate_every=4')
     piped = '"$0" "$@" | head -1; exit ${PIPESTATUS[0]}'
     done = subprocess.run(['bash', '-c', piped, *words], capture_output=True, text=True, cwd=ROOT, env=AROUND | odd)
     assert done.returncode == 0 and 'Traceback' not in done.stderr and 'BrokenPipe' not in done.stderr, done.stderr

@@ -109,15 +109,16 @@ def build(config: ConfigDict, out_channels: int) -> UNet:
 
     Raises InputError, naming the field and its value, for what cannot be built.
     """
-    names = {field.name for field in dataclasses.fields(UNet)} - {'out_channels', 'name', 'parent'}  # the last of flax
-    fields = {name: config[name] for name in names}
+    names = {field.name for field in dataclasses.fields(UNet)}
+    fields = {name: config[name] for name in names - {'out_channels', 'form', 'name', 'parent'}}
     check(fields, out_channels)
     return UNet(out_channels=out_channels, **fields)
 
 
-def for_devices(module: UNet, devices: Sequence[jax.Device]) -> UNet:
-    """`module` in the form that is fast on `devices`: the same parameters, and up to rounding the same function."""
-    return module.clone(form=form(devices))
+def for_devices(module: nn.Module, devices: Sequence[jax.Device]) -> nn.Module:
+    """`module` in the form that is fast on `devices`: the same parameters, and up to rounding the same function. A
+    network that has no field `form` stays as it is."""
+    return module.clone(form=form(devices)) if hasattr(module, 'form') else module
 
 
 def check(fields: dict[str, Any], out_channels: int) -> None:
