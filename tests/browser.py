@@ -1,9 +1,11 @@
 """Drives a headless Chromium over its own pipe: pages as a reader has them, without another package."""
+import base64
+import fcntl
 import json
 import os
 import select
 import shutil
-import subprocess
+import signal
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -103,7 +105,6 @@ class Page:
 
     def shot(self, whole: bool = False) -> bytes:
         """The window, or the whole page, as PNG."""
-        import base64
         return base64.b64decode(self.call('Page.captureScreenshot', format='png', captureBeyondViewport=whole)['data'])
 
     def complaints(self) -> list[str]:
@@ -125,26 +126,20 @@ class Page:
 @contextmanager
 def chromium(profile: Path, *flags: str) -> Iterator[Page]:
     """A page of a Chromium of its own, which ends with the block; `profile` is an empty folder."""
-    theirs, commands = os.pipe()
-    answers, theirs_out = os.pipe()
-
-    def pipes() -> None:  # the protocol is spoken on descriptors 3 and 4
-        keep = [os.dup(theirs), os.dup(theirs_out)]
-        os.dup2(keep[0], 3)
-        os.dup2(keep[1], 4)
-
-    process = subprocess.Popen([CHROMIUM, *FLAGS, *flags, f'--user-data-dir={profile}'], preexec_fn=pipes,
-                               close_fds=False, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    os.close(theirs)
-    os.close(theirs_out)
+    reads, commands = os.pipe()
+    answers, writes = os.pipe()
+    apart = [fcntl.fcntl(end, fcntl.F_DUPFD, 10) for end in (reads, writes)]  # neither is 3 or 4 before it is meant
+    quiet = [(os.POSIX_SPAWN_OPEN, number, os.devnull, os.O_WRONLY, 0) for number in (1, 2)]
+    # The protocol is spoken on descriptors 3 and 4. A preexec_fn would fork a process that has threads
+    process = os.posix_spawn(CHROMIUM, [CHROMIUM, *FLAGS, *flags, f'--user-data-dir={profile}'], os.environ,
+                             file_actions=[*((os.POSIX_SPAWN_DUP2, end, number) for end, number in zip(apart, (3, 4))),
+                                           *quiet])
+    for end in (reads, writes, *apart):
+        os.close(end)
     try:
         yield Page(commands, answers)
     finally:
-        process.terminate()
-        try:
-            process.wait(10)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
+        os.kill(process, signal.SIGKILL)  # its folder is the caller's, and nothing in it is wanted
+        os.waitpid(process, 0)
         os.close(commands)
         os.close(answers)
