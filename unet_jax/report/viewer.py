@@ -1,7 +1,7 @@
 """Cases to walk through, inside one page: three linked planes, a surface that turns, lesions to jump to.
 
 The page is opened from disk, where a browser lets it fetch nothing, so that script, styles and volumes are in it. The
-script is our own and plain: no library, 33 kB. What exists brings more than the cases weigh, or cannot do this:
+script is our own and plain: no library, 37 kB. What exists brings more than the cases weigh, or cannot do this:
 ipyniivue (2.4) is a widget of a notebook and its script 5.0 MB; k3d (3.2) has surfaces but no linked planes, 2.6 MB;
 nilearn's views (0.14) are one image and one map with brainsprite, without window, lesions or choice of case, or niivue
 again, 2.3 MB; plotly's script (7.1) is 4.8 MB and knows plots, not volumes of voxels. Ours also lets the page forbid
