@@ -113,9 +113,9 @@ def test_limits_that_were_never_tuned_are_asked_for(trained, tmp_path):
 
 
 @pytest.mark.parametrize('overrides, message', [
-    (['--config.data.size=16,16'], 'three sides'),
+    (['--config.data.size=16,16'], 'have 3 sides; give'),
     (['--config.data.schema=2020'], 'label values [3]; release 2020 has'),
-    (['--config.data.schema=2022'], "schema '2022' is unknown; choose one of 2018"),
+    (['--config.data.schema=2022'], "config.data.schema is '2022'; give one of auto, 2018"),
     (['--config.data.split=1,0,0'], "no image in the subset 'valid'")])
 def test_mistakes_get_a_message(trained, tmp_path, overrides, message):
     done = run(*given(trained[1], tmp_path / 'w', *overrides), cache=tmp_path)

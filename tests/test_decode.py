@@ -2,6 +2,7 @@
 import numpy as np
 import pytest
 from PIL import Image
+from scipy import ndimage
 
 from unet_jax.annotations import frame as frames
 from unet_jax.annotations import image_file
@@ -82,6 +83,34 @@ def test_a_pixel_belongs_to_a_class_that_covers_half_of_it(tmp_path):
     row = row_of('a.png', 16, 16, [(1, [[0, 0, 8, 0, 8, 16, 0, 16]])])
     _, label = decode.decode(row, decode.Settings(str(tmp_path), (4, 4), 1, (1,)))
     assert label.tolist() == [[1, 1, 0, 0]] * 4
+
+
+def test_of_classes_that_exclude_each_other_every_pixel_gets_the_one_that_covers_most_of_it():
+    """No holes between them and no pixel twice, as with half of a pixel for each."""
+    rng = np.random.default_rng(0)
+    ids = np.stack([ndimage.gaussian_filter(rng.normal(size=(200, 200)), 6) for _ in range(4)], -1).argmax(-1)
+    masks = ids[..., None] == np.arange(1, 4)
+    found = decode.scaled_label(masks, (50, 50))
+    assert found.sum(-1).max() == 1
+    whole = np.stack([ids == k for k in range(4)], -1)
+    scaled = np.stack([np.asarray(Image.fromarray(np.float32(whole[..., k])).resize((50, 50), Image.BILINEAR))
+                       for k in range(4)], -1)
+    clear = np.diff(np.sort(scaled, -1), axis=-1)[..., -1] > 0.02  # two largest further apart than rounding
+    nobodys = (scaled[..., 1:] < 0.5).all(-1) & (scaled[..., 1:].max(-1) > scaled[..., 0]) & clear
+    assert nobodys.sum() > 10 and found[nobodys].any(-1).all()
+    assert np.array_equal(np.where(found.any(-1), found.argmax(-1) + 1, 0)[clear], scaled.argmax(-1)[clear])
+
+
+def test_annotations_that_overlap_are_scaled_each_by_itself():
+    """Also beside a border of two that do not; the padding belongs to nobody."""
+    masks = np.zeros((40, 80, 3), bool)
+    masks[:20, :30, 0] = masks[:, :33, 1] = True  # the first inside the second
+    masks[:, 62:, 2] = True
+    found = decode.scaled_label(masks, (20, 20))
+    assert not found[:5].any() and not found[15:].any()
+    assert np.array_equal(found[5:15, :, 0], decode.scaled_label(masks[..., :1], (20, 20))[5:15, :, 0])
+    assert found[5:10, :7, :2].all() and found[10:15, :8, 1].all() and not found[10:15, :, 0].any()
+    assert found[5:15, 16:, 2].all() and not found[5:15, :15, 2].any()
 
 
 def test_a_size_that_differs_from_the_annotation_names_both(tmp_path):

@@ -13,12 +13,13 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from configs import brats3d
 from configs.default import get_config
 from unet_jax.errors import InputError
 from unet_jax.experiment import create
 from unet_jax.pipeline import stream
 from unet_jax.pipeline.cache import Samples
-from unet_jax.training import checkpoint, loop, sharding
+from unet_jax.training import checkpoint, loop, sharding, space
 from unet_jax.training import step as steps
 from unet_jax.training.journal import Journal
 
@@ -223,6 +224,26 @@ def test_augmented_batches_are_the_same_bit_for_bit_on_any_number_of_devices():
     for devices in (2, 4, 8):
         for (image, label), (expected, bits) in zip(found[devices], found[1], strict=True):
             assert np.array_equal(image, expected) and np.array_equal(label, bits)
+
+
+def test_augmented_volumes_are_the_same_bit_for_bit_on_any_number_of_devices():
+    """Cut larger than the network's size, in voxels that are not cubes, with an outside."""
+    config = brats3d.get_config().copy_and_resolve_references()
+    with config.unlocked():
+        config.data.size = (12, 10, 8)
+        config.augment.update({'spatial_probability': 0.7, 'intensity_probability': 0.7, 'elastic': 1.0, 'shift': 0.1,
+                               'modality_dropout': 0.2})
+    rng, cut, found = np.random.default_rng(0), space.cut_size(config), []
+    image = rng.normal(size=(8, *cut, 4)).astype(np.float16) * (rng.random((8, *cut, 1)) < 0.9)
+    batch = {'image': image.astype(np.float16), 'label': rng.integers(0, 8, (8, *cut), dtype=np.uint8),
+             'visit': np.arange(8, dtype=np.uint32), 'spacing': rng.uniform(0.5, 5, (8, 3)).astype(np.float32)}
+    for devices in (1, 4):
+        mesh = sharding.create_mesh(jax.devices()[:devices])
+        split = sharding.split(mesh)
+        prepare = jax.jit(lambda b: steps.prepare(b, config, jax.random.key(3)), in_shardings=split,
+                          out_shardings=split)
+        found.append(jax.device_get(prepare(sharding.put(batch, mesh))))
+    assert all(np.array_equal(a, b) for a, b in zip(*found)) and found[0][0].shape == (8, 12, 10, 8, 4)
 
 
 def volumes(count=2):

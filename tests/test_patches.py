@@ -4,7 +4,10 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from configs import brats3d
 from configs.default import get_config
+from unet_jax.experiment import create
+from unet_jax.modes import plan
 from unet_jax.pipeline import patches, stream
 from unet_jax.pipeline.volumes import Grid, Volume
 from unet_jax.training import space
@@ -112,6 +115,25 @@ def test_a_training_batch_of_volumes_tells_the_size_of_its_voxels_and_one_that_i
     assert image.shape == (4, *SIZE, 1) and label.shape == (4, *SIZE)
     as_cubes = steps.prepare({**batch, 'spacing': np.ones((4, 3), np.float32)}, config, jax.random.key(0))[0]
     assert not np.allclose(image, as_cubes)
+    config.train.spatial = 16  # devices that share the first axis: more comes over the wire, the same is seen
+    wide = stream.batch(samples._replace(cut=space.wire_size(config)), seed=5, step=3, batch_size=4)
+    assert wide['image'].shape[1] % 16 == 0 and wide['image'].shape != batch['image'].shape
+    for a, b in zip(steps.prepare(wide, config, jax.random.key(0)), (image, label)):
+        np.testing.assert_allclose(a, b, rtol=1e-4)
+
+
+def test_a_training_batch_of_volumes_has_the_shapes_and_types_that_the_plan_counts_with():
+    config = brats3d.get_config('small').copy_and_resolve_references()
+    with config.unlocked():
+        config.data.update({'root': 'nowhere', 'size': (8, 8, 8), 'categories': (1, 2, 4), 'channels': 1,
+                            'regions': (('WT', (1, 2, 4), 2),)})
+        config.model.update({'features': (4, 8), 'encoder_blocks': (1, 1), 'decoder_blocks': (1,), 'deep_supervision': 0})
+    samples = patches.Patches(TWO, TWO.rows, SIZE, 1 / 3, space.wire_size(config))
+    batch = stream.batch(samples, seed=0, step=0, batch_size=2)
+    expected = plan.abstract_batch(create(config), 2)
+    assert {k: v.shape for k, v in batch.items()} == {k: v.shape for k, v in expected.items()}
+    assert {k: v.dtype for k, v in batch.items() if k != 'image'} == {
+        k: v.dtype for k, v in expected.items() if k != 'image'}  # these made-up volumes are float32
 
 
 def test_foreground_patches_have_each_class_alike_however_rare():

@@ -18,7 +18,8 @@ def batch(experiment, dtype):
     label = np.broadcast_to(ball, noise.shape[:-1]).astype(np.uint8)
     return {'image': (noise * 100).astype(dtype), 'label': label * 7 % (1 << len(experiment.classes)),
             'index': np.arange(count, dtype=np.int32), 'visit': np.arange(count, dtype=np.uint32),
-            'valid': np.ones(count, np.float32)}
+            'valid': np.ones(count, np.float32),
+            **({'spacing': np.ones((count, 3), np.float32)} if experiment.format.volumetric else {})}
 
 
 def leaves(tree):
@@ -31,7 +32,7 @@ def test_the_step_of_brats3d_in_the_form_of_accelerators(monkeypatch):
     config = brats3d.get_config()
     with config.unlocked():
         config.data.update({'root': 'nowhere', 'size': (64, 32, 32), 'channels': 2, 'categories': (1, 2, 3),
-                            'regions': (('WT', (1, 2, 3), 1), ('TC', (1, 3), 2), ('ET', (3,), 3))})
+                            'regions': (('WT', (1, 2, 3), 2), ('TC', (1, 3), 1), ('ET', (3,), 3))})
         config.model.features = (4, 5, 6, 7, 8, 8)
     experiment = create(config.lock())
     programs = loop.create_programs(experiment, devices=jax.devices()[:1])

@@ -81,7 +81,8 @@ def test_what_is_cut_has_room_for_the_widest_turn_in_one_plane_and_half_the_zoom
     across = 50 * np.cos(np.radians(30)) + 100 * np.sin(np.radians(30))
     assert space.cut_size(config)[2] == np.ceil(across * 2 + 2)
     config.data.spacing, config.train.spatial = (1.0, 1.0, 2.0), 16
-    assert space.cut_size(config)[2] == np.ceil(50 * one * 2 + 2) and space.cut_size(config)[0] % 16 == 0
+    assert space.cut_size(config)[2] == space.wire_size(config)[2] == np.ceil(50 * one * 2 + 2)
+    assert space.wire_size(config)[0] % 16 == 0 <= space.wire_size(config)[0] - space.cut_size(config)[0] < 16
     assert [space.cut_size(brats3d.get_config(size))[0] for size in ('full', 'small')] == [211, 107]
     config.augment.spatial_probability = 0.0
     assert space.cut_size(config) == (100, 100, 50)

@@ -104,8 +104,11 @@ def test_resampled_volumes_have_the_spacing_asked_for_and_come_back_in_place(mad
 
     root = rewritten(made, tmp_path, change)
     row = rows_of(root, schema='2020').iloc[0]
-    _, label, grid = volumes.prepare(row, settings(root, spacing=(1.0, 1.0, 1.25), orientation='LPS'))
-    sides = np.subtract(grid.high, grid.low)
+    volume = volumes.in_memory(row, settings(root, spacing=(1.0, 1.0, 1.25), orientation='LPS'))
+    label, grid, sides = volume.label, volume.grid, np.subtract(volume.grid.high, volume.grid.low)
+    assert volumes.voxel_size(volume, row.spacing) == pytest.approx((1, 1, 1.25))
+    as_stored = volumes.in_memory(row, settings(root))
+    assert volumes.voxel_size(as_stored, row.spacing) == tuple(row.spacing) != (1, 1, 1)
     assert label.shape == (sides[0], sides[1], 2 * sides[2])
     back = volumes.put_back(masks(label).astype(np.float32), grid) > 0.5
     for k, value in enumerate(CLASSES):
@@ -120,6 +123,18 @@ def test_a_coarser_grid_keeps_places_to_a_voxel(made):
     back = volumes.put_back((label > 0)[..., None].astype(np.float32), grid)[..., 0] > 0.5
     centre = [np.argwhere(mask).mean(0) for mask in (back, stored_label(made, row) > 0)]
     assert np.abs(centre[0] - centre[1]).max() < 0.4
+
+
+def test_of_a_coarser_grid_every_voxel_has_the_class_that_fills_most_of_it(made):
+    """Where no class fills half of one, too."""
+    row = rows_of(made).iloc[0]
+    fine, coarse = (volumes.prepare(row, settings(made, spacing=s))[1] for s in ((), (1.3, 1.3, 1.3)))
+    shares = volumes.resample(masks(fine).astype(np.float32), coarse.shape)
+    rest = 1 - shares.sum(-1)
+    nobodys = (shares < 0.49).all(-1) & (shares.max(-1) > rest + 0.01)
+    assert nobodys.any() and coarse[nobodys].all() and set(np.unique(coarse)) <= {0, 1, 2, 4}
+    best = np.argmax(np.concatenate([shares, rest[..., None]], -1), -1)
+    assert np.array_equal(coarse, np.array([1, 2, 4, 0])[best])
 
 
 def test_the_places_of_each_class_are_kept_up_to_a_limit(made, tmp_path, monkeypatch):

@@ -22,6 +22,7 @@ from unet_jax.fields import (
     axes,
     factor,
     literal,
+    mask_values,
     number,
     one_of,
     path,
@@ -47,7 +48,8 @@ FIELDS = {
     'seed': Field(0, seed, 'seed of the initial weights, the order of samples and every augmentation'),
 
     'data.format': Field('coco', one_of(FORMATS),
-        'what the data are: coco (JSON and images), brats_h5 (Kaggle slices), nifti (volumes) or phantom (made up)'),
+        'what the data are: coco (JSON and images), pairs (an image and its mask), brats_h5 (Kaggle slices), nifti '
+        '(volumes) or phantom (made up)'),
     'data.root': Field('', path, 'the folder of the data set; of COCO sets also one JSON file'),
     'data.size': Field((128, 128), per_axis,
         'height and width to which images are scaled, to fit, and padded; of volumes the three sides of a patch',
@@ -76,6 +78,9 @@ FIELDS = {
         'valid beside train and test'),
     'data.split_seed': Field(0, seed,
         'seed of the split into subsets and folds, and of phantoms: runs of another seed have the same subsets'),
+    'data.group_pattern': Field('', text,
+        "of pairs, a regular expression over a path: (patient), or (patient) and (slice number); '' finds out"),
+    'data.mask_values': Field((), mask_values, 'of pairs, what the values of masks are; () takes what they hold'),
     'data.split_file': Field('', path,
         "JSON {'train': [cases], 'valid': [], 'test': []} to split by; every run writes its own, splits.json"),
     'data.folds': Field(0, whole(0, 1000),

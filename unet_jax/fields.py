@@ -137,6 +137,17 @@ def read_regions(value: Any) -> tuple[tuple[str, tuple[int, ...], int], ...]:
     return found
 
 
+def read_mask_values(value: Any) -> tuple[tuple[int, str], ...]:
+    number_, name = whole(0, 2**25), text
+    found = tuple((number_.read(v), name.read(n)) for v, n in ((value,) if single_value(value) else value))
+    require(len(dict(found)) == len(found) and all(n for _, n in found))
+    return found
+
+
+def single_value(value: Any) -> bool:
+    return isinstance(value, (tuple, list)) and len(value) == 2 and not isinstance(value[0], (tuple, list))
+
+
 def read_axes(value: Any) -> str:
     letters = read_text(value)
     pairs = ''.join({'R': 'L', 'P': 'A', 'I': 'S'}.get(letter, letter) for letter in letters)
@@ -153,6 +164,8 @@ def read_unless_between(value: Any) -> float:
 arguments = Kind('(name, value) once for each', read_arguments, "(('weight_decay',1e-4),)")
 regions = Kind('(name, (category ids), id to paint) for each region, of different names; the id to paint is one of '
                'its category ids', read_regions, "(('WT',(1,2,4),2),('ET',(4,),4))")
+mask_values = Kind('(value in the masks, name) for each; values of one name are one class', read_mask_values,
+                   "((255,'tumour'),)")
 axes = Kind("one letter a axis, of R or L, A or P, S or I, or '' (as in the files)", read_axes, 'LPS', typed=True)
 factor = Kind('0 (off) or a number from 1', read_unless_between, '2.0')
 

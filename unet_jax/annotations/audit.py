@@ -46,7 +46,7 @@ def audit(frame: pd.DataFrame, root: str | os.PathLike, *, categories: Iterable[
         'kinds': kinds,
         'rectangles': kinds.get('rectangle', 0) / drawn if drawn else None,
         'reader': frame.attrs.get('reader'),
-        'unlisted': _examples(_unlisted(images, root)),
+        'unlisted': _examples(_unlisted(images, root, frame.attrs.get('annotation_files', ()))),
         'leaking_groups': _examples(_leaking_groups(images)),
         'notes': []}
     found['areas'] = None if volumes else _areas(images, area, chosen)
@@ -144,11 +144,12 @@ def _kinds(frame: pd.DataFrame) -> dict[str, int]:
     return {kind: kinds.count(kind) for kind in sorted(set(kinds))}
 
 
-def _unlisted(images: pd.DataFrame, root: pathlib.Path) -> list[str]:
-    """Files in the folders of the images, with the suffix of one of them, that the frame does not name."""
-    known = set(images['path'])
-    suffixes = {pathlib.PurePosixPath(path).suffix.lower() for path in known} - {''}
-    files = [file for folder in sorted({(root / path).parent for path in known}) if folder.is_dir()
+def _unlisted(images: pd.DataFrame, root: pathlib.Path, read: Iterable[str]) -> list[str]:
+    """Files in the folders of the images, with the suffix of one of them, that the frame does not name and that were
+    not `read` as annotations."""
+    known = {*images['path'], *read}
+    suffixes = {pathlib.PurePosixPath(path).suffix.lower() for path in images['path']} - {''}
+    files = [file for folder in sorted({(root / path).parent for path in images['path']}) if folder.is_dir()
              for file in sorted(folder.iterdir()) if file.suffix.lower() in suffixes and file.is_file()]
     return [name for file in files if (name := file.relative_to(root).as_posix()) not in known]
 

@@ -1,12 +1,13 @@
 """The formats that data come in. To add one: a file here that makes a `Format`, and a line in FORMATS."""
 from unet_jax.errors import InputError
-from unet_jax.formats import brats_h5, coco, nifti, phantom
+from unet_jax.formats import brats_h5, coco, nifti, pairs, phantom
 from unet_jax.formats.seam import Format
 
 FORMATS: dict[str, Format] = {
     'coco': coco.FORMAT,
     'brats_h5': brats_h5.FORMAT,
     'nifti': nifti.FORMAT,
+    'pairs': pairs.FORMAT,
     'phantom': phantom.FORMAT,
 }
 

@@ -36,7 +36,7 @@ def settle(data: ConfigDict, frame: pd.DataFrame) -> dict[str, Any]:
 
 def read(root: str | Path, row, channels: int) -> Content:
     case = nifti.read_case(root, row)
-    return Content(case.image, case.label, case.affine)
+    return Content(case.image, case.label, case.affine, case.brain)
 
 
 def read_label(root: str | Path, row, classes: tuple[int, ...]) -> np.ndarray | None:

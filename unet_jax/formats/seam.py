@@ -12,6 +12,7 @@ class Content(NamedTuple):
     image: np.ndarray  # (H, W, C) uint8 or float32; of a volume (X, Y, Z, C) float32, 0 outside the brain
     label: np.ndarray | None = None  # (H, W, K) mask channels, (X, Y, Z) label numbers; None: not in a file
     affine: np.ndarray | None = None  # (4, 4), of a volume
+    brain: np.ndarray | None = None  # (X, Y, Z) bool, of a volume
 
 
 class Format(NamedTuple):

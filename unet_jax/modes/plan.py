@@ -72,7 +72,7 @@ def step_cost(experiment: Experiment, batch_size: int) -> tuple[dict[str, float]
 def abstract_batch(experiment: Experiment, batch_size: int) -> dict[str, jax.ShapeDtypeStruct]:
     """Shapes and types of a whole training batch, as `pipeline.stream` makes it."""
     settings = experiment.settings
-    size = space.cut_size(experiment.config) if experiment.format.volumetric else settings.size
+    size = space.wire_size(experiment.config) if experiment.format.volumetric else settings.size
     shapes = {'image': ((*size, settings.channels), experiment.format.dtype),
               'label': (size, labels.bits_dtype(len(experiment.classes))),
               'index': ((), np.int32), 'visit': ((), np.uint32), 'valid': ((), np.float32)}

@@ -35,7 +35,7 @@ def training_samples(experiment: Experiment, train: pd.DataFrame, valid: pd.Data
                      ) -> dict[str, patches.Patches | patches.Tiles]:
     """What the loop trains on and validates on, without what cannot be read where the config says so."""
     size, foreground, cut = (experiment.settings.size, experiment.config.data.foreground,
-                             space.cut_size(experiment.config))
+                             space.wire_size(experiment.config))
     train, valid = (open_samples(experiment, rows) for rows in (train, valid))
     return {'train': patches.Patches(train, train.rows, size, foreground, cut), 'valid': patches.tiles(valid, size)}
 

@@ -82,7 +82,7 @@ def decode(row, settings: Settings) -> tuple[np.ndarray, np.ndarray]:
     The label is scaled by `scaled_label`. Raises InputError where the file cannot be read or its size is not the one
     annotated.
     """
-    image, stored, _ = formats.named(settings.format).read(settings.root, row, settings.channels)
+    image, stored, *_ = formats.named(settings.format).read(settings.root, row, settings.channels)
     check_size(Path(settings.root) / row.path, image, row)
     masks = label_masks(row, settings, stored)
     dtype = labels.bits_dtype(len(settings.classes))

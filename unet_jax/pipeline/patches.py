@@ -21,7 +21,7 @@ class Patches(NamedTuple):
     rows: pd.DataFrame  # of `volumes.rows`, a row a case
     size: tuple[int, int, int]  # of the patch, the network's
     foreground: float  # share of the patches that are centred on a voxel of a class, each class present alike
-    cut: tuple[int, int, int]  # what is cut out, with the patch in its middle: `space.cut_size`
+    cut: tuple[int, int, int]  # what is cut out, with the patch in its middle: `space.wire_size`
 
     @property
     def skipped(self) -> dict[str, str]:

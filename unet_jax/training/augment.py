@@ -27,14 +27,15 @@ fused_up_to_here = jax.lax.optimization_barrier
 
 def augment(
     key: jax.Array, image: jax.Array, label: jax.Array, config: ConfigDict, *, size: tuple[int, ...] | None = None,
-    spacing: jax.Array | None = None, black: jax.Array | None = None,
+    cut: tuple[int, ...] | None = None, spacing: jax.Array | None = None, black: jax.Array | None = None,
 ) -> tuple[jax.Array, jax.Array]:
     """One example, changed at random as `config` (the field `augment` of the configs) says.
 
     image: (*spatial, C) float32, standardised; label: (*spatial) bit sets, any unsigned integer; two or three spatial
-    axes. size: of the result, cut from the middle or resampled; that of the image if None. spacing: (axes,) mm of a
-    pixel, equal ones if None. black: (C,) what black is in a picture; None where 0 is outside the brain. Returns
-    image and label (*size) with the types they came with. Raises InputError for a config that cannot be followed.
+    axes. size: of the result, cut from the middle or resampled; that of the image if None. cut: what of a larger image
+    may come into view, all if None. spacing: (axes,) mm of a pixel, equal ones if None. black: (C,) what black is in a
+    picture; None where 0 is outside the brain. Returns image and label (*size) with the types they came with. Raises
+    InputError for a config that cannot be followed.
     """
     check(config, label.ndim)
     size = label.shape if size is None else size
@@ -43,8 +44,8 @@ def augment(
     flips, spatial, *intensity = jax.random.uniform(scalar_key, (8, 8))
     mirrored = (flips[:label.ndim] < 0.5) & jnp.asarray(config.flip)
     if space.moves(config):
-        source = space.random_coordinates(spatial, elastic_key, size, config, within=label.shape, spacing=spacing,
-                                          mirrored=mirrored)
+        source = space.random_coordinates(spatial, elastic_key, size, config, within=label.shape, cut=cut,
+                                          spacing=spacing, mirrored=mirrored)
         image, label = fused_up_to_here(space.resample(image, label, source, 0 if black is None else black))
     else:
         image, label = (space.flip(space.centre(array, size), mirrored) for array in (image, label))

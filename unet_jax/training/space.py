@@ -37,8 +37,14 @@ def cut_size(config: ConfigDict) -> tuple[int, ...]:
     zoom = max(1.0, fields.scale[0] ** -0.5)
     margins = [2 * (fields.shift * side + BENT * fields.elastic + 1) for side in size]
     turned = widest_turn(size, math.radians(fields.rotation), tuple(config.data.spacing) or (1.0,) * len(size))
-    first, *rest = (math.ceil(side * zoom + margin) for side, margin in zip(turned, margins, strict=True))
-    return (-(-first // config.train.spatial) * config.train.spatial, *rest)  # the axis that devices share
+    return tuple(math.ceil(side * zoom + margin) for side, margin in zip(turned, margins, strict=True))
+
+
+def wire_size(config: ConfigDict) -> tuple[int, ...]:
+    """`cut_size`, the first axis rounded up to what config.train.spatial devices can share out. What is seen does not
+    depend on it."""
+    first, *rest = cut_size(config)
+    return (-(-first // config.train.spatial) * config.train.spatial, *rest)
 
 
 def widest_turn(size: Sequence[int], angle: float, spacing: Sequence[float]) -> list[float]:
@@ -68,16 +74,17 @@ def centre(array: jax.Array, size: Sequence[int]) -> jax.Array:
 
 def random_coordinates(
     uniform: jax.Array, key: jax.Array, shape: Sequence[int], config: ConfigDict, *,
-    within: Sequence[int] | None = None, spacing: jax.Array | None = None, mirrored: jax.Array | None = None,
+    within: Sequence[int] | None = None, cut: Sequence[int] | None = None, spacing: jax.Array | None = None,
+    mirrored: jax.Array | None = None,
 ) -> list[jax.Array]:
     """Where each output pixel comes from: `coordinates` of a random rotation, zoom, shift and elastic bending.
 
     uniform: (8,) in [0, 1): the chance, the zoom, three shifts, three angles. key: of the elastic displacements.
-    shape: of the output. within: of the input, where that is larger; nothing then comes from beyond it. spacing:
-    (axes,) mm along each axis of a pixel, where they differ. mirrored: (axes,) bool, as for `flip`, which takes ten
-    times as long as changing a sign here. Angles and shifts are uniform, the zoom log-uniform. The
-    displacements are normal at `elastic_grid` control points along each side, with cubic interpolation between them
-    (Ronneberger et al. 2015, section 3.1), and cut off at `BENT` standard deviations.
+    shape: of the output. within: of the input, where that is larger; nothing then comes from beyond it, or from
+    beyond its middle of the shape `cut`. spacing: (axes,) mm along each axis of a pixel, where they differ.
+    mirrored: (axes,) bool, as for `flip`, which takes ten times as long as changing a sign here. Angles and shifts are
+    uniform, the zoom log-uniform. The displacements are normal at `elastic_grid` control points along each side, with
+    cubic interpolation between them (Ronneberger et al. 2015, section 3.1), and cut off at `BENT` standard deviations.
     """
     axes = len(shape)
     on = (uniform[0] < config.spatial_probability).astype(jnp.float32)
@@ -90,7 +97,7 @@ def random_coordinates(
         matrix = matrix * (spacing[None, :] / spacing[:, None])  # pixels to mm, turned, mm to pixels
     if within is not None and tuple(within) != tuple(shape):
         reach = jnp.sum(jnp.abs(matrix) * (np.asarray(shape, np.float32) - 1) / 2, axis=1)
-        room = (np.asarray(within, np.float32) - 2) / 2 - BENT * config.elastic - jnp.abs(shift)
+        room = (np.asarray(cut or within, np.float32) - 2) / 2 - BENT * config.elastic - jnp.abs(shift)
         scale = jnp.maximum(scale, on * jnp.max(reach / jnp.maximum(room, 1)))
     if mirrored is not None:
         matrix = matrix * jnp.where(mirrored, -1.0, 1.0)

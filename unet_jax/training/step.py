@@ -62,12 +62,12 @@ def prepare(batch: dict, config: ConfigDict, key: jax.Array) -> tuple[jax.Array,
     Each sample's randomness comes from its visit, its running number in the stream, so it depends neither on the
     other samples of the batch nor on the device it lands on.
     """
-    size = tuple(config.data.size)
+    size, cut = tuple(config.data.size), space.cut_size(config) if 'spacing' in batch else None
 
     def one(image, label, visit, spacing):
         image, black = normalise(image, config.data.standardise)
         return augment.augment(jax.random.fold_in(key, visit), image, label, config.augment, size=size,
-                               spacing=spacing, black=black)
+                               cut=cut, spacing=spacing, black=black)
 
     return jax.vmap(one)(batch['image'], batch['label'], batch['visit'], batch.get('spacing'))
 
