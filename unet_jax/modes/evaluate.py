@@ -143,7 +143,8 @@ def chosen_examples(predictor: inference.Predictor, samples: cache.Samples | vol
         where = np.flatnonzero(rows.case == case)
         shown = data.example(predictor, data.part(samples, slice(where[0], where[-1] + 1)), masks)
         dice = scores[scores.case == case].set_index('region').dice.to_dict()
-        examples.append(html.Example(case, kind, dice, names=experiment.names, **shown))
+        sequences = tuple(experiment.config.data.modalities) if experiment.format.stacked else ()
+        examples.append(html.Example(case, kind, dice, names=experiment.names, sequences=sequences, **shown))
     return examples
 
 

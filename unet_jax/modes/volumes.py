@@ -137,7 +137,8 @@ def example(predictor: inference.Predictor, samples: volumes.Volumes, masks: Pat
     ids, _ = nifti_file.read_label(masks / row.mask_file, experiment.classes)
     return {'image': content.image, 'reference': labels.region_masks(reference(experiment, row), experiment.of),
             'prediction': labels.region_masks(labels.from_ids(ids, experiment.classes), experiment.of),
-            'spacing': tuple(row.spacing), 'orientation': ''.join(nibabel.aff2axcodes(content.affine))}
+            'spacing': tuple(row.spacing), 'orientation': ''.join(nibabel.aff2axcodes(content.affine)),
+            'affine': content.affine}
 
 
 def predict(predictor: inference.Predictor, rows: pd.DataFrame) -> Iterator[tuple[int, np.ndarray | str]]:

@@ -1,7 +1,8 @@
 """One page that holds a run: numbers, curves, pictures, data audit, and how to make it again.
 
-The page needs nothing but itself: no scripts, no links outwards, pictures as data URIs, light and dark by the reader's
-setting. Everything that comes from files is escaped. A section whose file does not exist yet says what to run.
+The page needs nothing but itself: no links outwards, pictures as data URIs, light and dark by the reader's setting. It
+runs one script, the viewer's; without it, and in print, the pictures stay. Everything that comes from files is
+escaped. A section whose file does not exist yet says what to run.
 """
 import base64
 import json
@@ -17,7 +18,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from unet_jax.errors import InputError
-from unet_jax.report import overlays
+from unet_jax.report import overlays, viewer
 from unet_jax.report.curves import curves, dice_distribution, svg
 from unet_jax.report.scores import headline, metrics_table, number
 from unet_jax.report.style import STYLE
@@ -38,6 +39,10 @@ class Example(NamedTuple):
     spacing: tuple[float, ...] | None = None
     channel: int = 0
     orientation: str | None = None
+    # of the viewer alone, as in `viewer.Case`
+    sequences: tuple[str, ...] = ()
+    uncertainty: np.ndarray | None = None
+    affine: np.ndarray | None = None
 
 
 def choose_examples(cases: pd.DataFrame, count: int) -> list[tuple[str, str]]:
@@ -92,9 +97,10 @@ def write(folder: Path, subset: str, examples: Sequence[Example], *, run: Path |
             f'<title>{name}: segmentation report</title>\n'
             '<meta name="viewport" content="width=device-width, initial-scale=1">'
             '<meta name="color-scheme" content="light dark"><meta http-equiv="Content-Security-Policy" '
-            'content="default-src \'none\'; img-src data:; style-src \'unsafe-inline\'">'
-            f'<style>{STYLE}</style></head>\n<body><header><h1>{name}</h1><p>Brain-tumour segmentation, '
-            f'<b>{escape(subset)}</b> subset</p></header>\n<main>{body}</main></body></html>\n')
+            'content="default-src \'none\'; img-src data:; style-src \'unsafe-inline\'; '
+            f'{viewer.POLICY}"><style>{STYLE}{viewer.STYLE}</style></head>\n'
+            f'<body><header><h1>{name}</h1><p>Brain-tumour segmentation, <b>{escape(subset)}</b> subset</p></header>\n'
+            f'<main>{body}</main></body></html>\n')
     path = folder / 'report.html'
     write_text(path, page)
     return path
@@ -133,7 +139,10 @@ def _overlays(examples: Sequence[Example], pictures: Path) -> str:
                     f'alt="{case}"></a><figcaption><b>{case}</b><br>Dice {scores} <i>{KINDS[example.kind]}</i>'
                     '</figcaption></figure>')
     volumes = ' volumes' if examples[0].image.ndim == 4 else ''
-    return f'<p>{how} Choose a picture to enlarge it.</p><div class="films{volumes}">{figures}</div>'
+    walk = viewer.html([viewer.Case(e.case, KINDS[e.kind], e.image if e.image.ndim > 2 else e.image[..., None],
+                                    e.sequences, e.reference, e.prediction, e.names, e.scores, e.uncertainty,
+                                    e.spacing, e.orientation, e.affine) for e in examples])
+    return f'{walk}<p>{how} Choose a picture to enlarge it.</p><div class="films{volumes}">{figures}</div>'
 
 
 def _audit(workdir: Path) -> str:
