@@ -7,13 +7,13 @@ import pytest
 from PIL import Image
 
 from configs.default import get_config
+from unet_jax import formats
 from unet_jax.annotations import coco, frame
 from unet_jax.annotations.audit import audit
 from unet_jax.annotations.labels import region_masks
 from unet_jax.annotations.segmentation import parse, rasterise
 from unet_jax.errors import InputError
 from unet_jax.experiment import create, read_frame, settle
-from unet_jax.inference import inputs
 from unet_jax.pipeline import decode
 
 SQUARE = [[2, 1, 6, 1, 6, 4, 2, 4]]
@@ -465,7 +465,7 @@ def test_an_orientation_is_said_before_predicting_too(tmp_path, caplog):
     for name, orientation in (('a.jpg', 1), ('b.jpg', 6)):
         turned(tmp_path / name, orientation)
     with caplog.at_level(logging.WARNING, 'unet_jax'):
-        inputs.find(str(tmp_path), 1)
+        formats.named('coco').find([str(tmp_path)], None)
     assert '1 images have an EXIF orientation, first b.jpg. They are segmented' in caplog.text
 
 
