@@ -2,9 +2,9 @@
 
 Neither where the root lies nor any time counts: a data set may be moved or copied, not changed. Images are read whole
 where they are few, else their first and last part (`end_size`). For 57,195 files of 0.9 MB that is 64 KiB at each
-end: 7 to 12 s from memory, 14 to 26 s from a disk, scaled up from 6,000 made-up files on two busy cores. PNG and gzip hold checksums of all their content near their end; an
-edit in the middle of one of many large files without such, of the same size, is not seen. What says the truth (COCO
-JSON, CSV, label volumes) is always read whole.
+end: 7 to 12 s from memory, 14 to 26 s from a disk, scaled up from 6,000 made-up files on two busy cores. PNG and gzip
+hold checksums of all their content near their end; an edit in the middle of one of many large files without such, of
+the same size, is not seen. What says the truth (COCO JSON, CSV, label volumes) is always read whole.
 """
 import hashlib
 import json
