@@ -16,6 +16,7 @@ from pathlib import Path
 import pandas as pd
 
 from unet_jax.annotations import frame as frames
+from unet_jax.annotations import nifti
 from unet_jax.errors import InputError
 from unet_jax.progress import bar
 from unet_jax.text_file import write_text
@@ -46,8 +47,7 @@ def files_of(frame: pd.DataFrame) -> tuple[list[str], list[str]]:
     if 'modalities' not in frame.columns:
         return sorted({*frame['path']}), sorted({*written})
     cases = frame.drop_duplicates('case')
-    places = [place for found in cases['modalities'] for place in found.values() if place]
-    images = {place if isinstance(place, str) else place['file'] for place in places}
+    images = {name for modalities in cases['modalities'] for name in nifti.sequence_files(modalities)}
     return sorted(images), sorted({*written, *cases['label'].dropna()})
 
 

@@ -141,6 +141,12 @@ def _check_headers(case: Files, decathlon: bool) -> Header:
     return grid
 
 
+def sequence_files(modalities: dict[str, str | dict | None]) -> list[str]:
+    """The files of a case's `modalities`, relative to the root, each once: the Decathlon has all in one."""
+    places = [place if isinstance(place, str) else place['file'] for place in modalities.values() if place]
+    return list(dict.fromkeys(places))
+
+
 def read_case(root: str | Path, row) -> Case:
     """The volumes of a row of `read_frame`'s frame, channels in the order of its modalities.
 

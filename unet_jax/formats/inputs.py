@@ -80,8 +80,8 @@ def cases_of(path: Path, data: ConfigDict) -> pd.DataFrame:
     if len(nifti_file.read_header(path).shape) == 4:
         return nifti.find_file(path, data.schema, modalities).assign(root=str(path.parent))
     found = nifti.find_cases(path.parent, data.schema, modalities, data.missing_modalities)
-    mine = [path.name in {Path(place if isinstance(place, str) else place['file']).name
-                          for place in row.modalities.values() if place} for row in found.itertuples()]
+    mine = [path.name in {Path(name).name for name in nifti.sequence_files(row.modalities)}
+            for row in found.itertuples()]
     if not any(mine):
         raise InputError(f'--input={path}: belongs to no case with {", ".join(modalities)} in its folder. '
                          + '; '.join(found.attrs['problems'][:3]))

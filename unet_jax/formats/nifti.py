@@ -46,8 +46,7 @@ def read_label(root: str | Path, row, classes: tuple[int, ...]) -> np.ndarray | 
 
 def files(row) -> list[str]:
     """The sequences, each file once, and the label where there is one."""
-    places = [place if isinstance(place, str) else place['file'] for place in row.modalities.values() if place]
-    return [*dict.fromkeys(places), *([row.label] if isinstance(row.label, str) else [])]
+    return [*nifti.sequence_files(row.modalities), *([row.label] if isinstance(row.label, str) else [])]
 
 
 FORMAT = Format(
