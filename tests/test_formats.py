@@ -151,6 +151,12 @@ def test_predict_goes_through_damaged_files_and_goes_on(tmp_path, capsys):
     assert '3 of 4 are there already' in capsys.readouterr().out
     assert all(path.stat().st_mtime_ns == time for path, time in masks.items())
     assert len(json.loads((out / 'predictions.json').read_text())['images']) == 4
+    paths[2].write_bytes(whole[:200])  # one that was done before is damaged now: its old mask counts no more
+    with pytest.raises(InputError, match=rf'1 of 4 inputs could not be predicted; .*\n.*{paths[2].name}: cannot be'):
+        predict.write(predictor, [str(root)], out, 'latest')
+    assert len(json.loads((out / 'predictions.json').read_text())['images']) == 3
+    paths[2].write_bytes(whole)
+    capsys.readouterr()
     predict.write(predictor_of(one._replace(config=with_seed(one.config))), [str(root)], out, 'latest')
     assert 'are there already' not in capsys.readouterr().out  # another network
 

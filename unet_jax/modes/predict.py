@@ -49,6 +49,8 @@ def write(predictor: inference.Predictor, sources: Sequence[str], output: Path, 
     book = ledger.open_book(output, predictor)
     open_ones = [not ledger.is_done(book, row, experiment.format) for row in rows.itertuples()]
     to_do = rows[open_ones].reset_index(drop=True)
+    for name in to_do.mask_file:  # of an input that has changed since, or a mask that was deleted
+        book.lines.pop(name, None)
     if len(to_do) < len(rows):
         print(f'{len(rows) - len(to_do)} of {len(rows)} are there already, by the same network and settings: left as '
               'they are')
