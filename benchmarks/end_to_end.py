@@ -35,7 +35,7 @@ def jax_worker(root: str) -> None:
     from configs import coco
     from unet_jax import experiment as experiments
     from unet_jax import phantom
-    from unet_jax.modes import images, start
+    from unet_jax.modes import image_kind, start
     from unet_jax.pipeline import decode
     from unet_jax.training import loop
     absl_logging.set_verbosity(absl_logging.WARNING)
@@ -53,9 +53,9 @@ def jax_worker(root: str) -> None:
         import networks_jax
         frame = experiments.read_frame(config)
         one = experiments.create(experiments.settle(config, frame))
-        rows = images.rows(one, frame)
+        rows = image_kind.rows(one, frame)
         begun = time.perf_counter()
-        samples = images.training_samples(one, rows[rows.subset == 'train'].reset_index(drop=True),
+        samples = image_kind.training_samples(one, rows[rows.subset == 'train'].reset_index(drop=True),
                                           rows[rows.subset == 'valid'].reset_index(drop=True)[:16])
         decoding = time.perf_counter() - begun
         paths = []

@@ -27,8 +27,9 @@ def jax_worker(options) -> None:
     import jax
     import networks_jax
 
-    from unet_jax.inference import predict, sliding_window
-    from unet_jax.pipeline.volumes import Grid, Volume
+    from unet_jax.inference import predictor as inference
+    from unet_jax.inference import sliding_window
+    from unet_jax.pipeline.prepared import Grid, Volume
     sides, held = {}, {}
     window = (options.window,) * 3
 
@@ -37,7 +38,7 @@ def jax_worker(options) -> None:
             size, batch = (window, options.batch) if what == 'volume' else ((240, 240), options.images)
             sides[what] = networks_jax.create(size, CHANNELS, options.features, batch=batch, blocks=1)
             params = networks_jax.experiments.init_params(sides[what])
-            held[what] = predict.create(sides[what], params), params
+            held[what] = inference.create(sides[what], params), params
         return held[what]
 
     def save(path, what):

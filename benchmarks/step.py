@@ -48,7 +48,8 @@ def jax_worker(case: dict) -> None:
         output = np.asarray(one.forward())
         compiled = time.perf_counter() - start
         flat = networks_jax.flat(one.state.params)
-        target = np.stack([(one.host['label'] & bits) > 0 for bits in one.experiment.of], -1).astype(np.float32)
+        target = [(one.host['label'] & bits) > 0 for bits in one.experiment.region_bits]
+        target = np.stack(target, -1).astype(np.float32)
         np.savez(path, output=output, image=one.host['image'].astype(np.float32), target=target,
                  **{f'weight/{k}': v for k, v in flat.items()})
         start = time.perf_counter()

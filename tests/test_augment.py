@@ -329,9 +329,9 @@ def test_modalities_are_dropped_with_their_probability_and_one_always_stays():
 ])
 def test_a_config_that_cannot_be_followed_is_refused_by_name(field, value):
     with pytest.raises(InputError, match=f'augment.{field}'):
-        aug.check(options(**{field: value}), 2)
+        aug.check_augment(options(**{field: value}), 2)
 
 
 def test_an_elastic_grid_without_two_points_is_refused():
     with pytest.raises(InputError, match='elastic_grid'):
-        aug.check(options(elastic=1.0, elastic_grid=1), 2)
+        aug.check_augment(options(elastic=1.0, elastic_grid=1), 2)

@@ -167,7 +167,7 @@ def test_pytorch_computes_the_same_network_and_loss(size, downsample):
     module = networks_torch.UNet(len(size), 4, (4, 8), 3, 2, downsample)
     networks_torch.load(module, networks_jax.flat(one.state.params))
     assert networks_torch.parameters(module) == networks_jax.parameters(one.state.params)
-    target = np.stack([(one.host['label'] & bits) > 0 for bits in one.experiment.of], -1).astype(np.float32)
+    target = np.stack([(one.host['label'] & bits) > 0 for bits in one.experiment.region_bits], -1).astype(np.float32)
     assert 0 < target.mean() < 1
     logits = np.asarray(one.forward())
     side = networks_torch.Side(module, np.asarray(one.image), target, compiled=False, channels_last=True,

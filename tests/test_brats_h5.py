@@ -215,7 +215,7 @@ def test_a_set_without_enhancing_tumour_has_its_classes_and_regions(copy):
     frame = experiment.read_frame(config)
     settled = experiment.settle(config, frame)
     assert settled.data.categories == (1, 2, 4) and settled.data.names == ('NCR/NET', 'ED', 'ET')
-    assert experiment.create(settled).of == (7, 5, 4)
+    assert experiment.create(settled).region_bits == (7, 5, 4)
     assert audit.audit(frame, copy, categories=(1, 2, 4))['foreground'] == [1, 2]
     config.data.categories = (1, 3)
     with pytest.raises(InputError, match=r'config.data.categories names \[3\]; slices have the labels'):

@@ -24,8 +24,9 @@ def image(i, name, width=8, height=6, **more):
     return {'id': i, 'file_name': name, 'width': width, 'height': height, **more}
 
 
-def annotation(i, of, category=1, segmentation=SQUARE, bbox=(2, 1, 4, 3), **more):
-    return {'id': i, 'image_id': of, 'category_id': category, 'segmentation': segmentation, 'bbox': list(bbox), **more}
+def annotation(i, image, category=1, segmentation=SQUARE, bbox=(2, 1, 4, 3), **more):
+    return {'id': i, 'image_id': image, 'category_id': category, 'segmentation': segmentation, 'bbox': list(bbox),
+            **more}
 
 
 def write(file, images, annotations, categories=((0, 'parent'), (1, 'core'), (2, 'oedema')), on_disk=None, bom=b''):
@@ -538,7 +539,7 @@ def test_categories_of_one_name_are_one_region_and_said_aloud(tmp_path, caplog):
     experiment = create(settled)
     row = frame.images(found).iloc[0]
     bits = decode.decode_label(row, experiment.settings)
-    assert region_masks(bits, experiment.of).sum((0, 1)).tolist() == [12, 0]
+    assert region_masks(bits, experiment.region_bits).sum((0, 1)).tolist() == [12, 0]
     with config.unlocked():
         config.data.categories = (2, 5)
     assert settle(config, found).data.regions == (('Tumor', (2,), 2), ('Cyst', (5,), 5))

@@ -54,7 +54,7 @@ def test_what_a_field_may_be_alone_is_followed_or_refused_by_name_in_every_confi
         for value in found:
             config = build({**values, name: value})
             try:
-                config_check.check(config)
+                config_check.check_config(config)
             except InputError as error:
                 assert 'config.' in str(error)
 
@@ -70,7 +70,7 @@ def test_the_example_of_every_field_can_be_typed(name):
 @pytest.mark.parametrize('name', CONFIGS)
 def test_the_configs_themselves_are_good(name):
     config = CONFIGS[name]()
-    config_check.check(config)
+    config_check.check_config(config)
     assert flat(config).keys() == FIELDS.keys()
 
 
@@ -131,23 +131,23 @@ def test_fields_that_do_not_go_together_are_refused_before_any_work(base, fields
 
 def test_options_of_volumes_are_taken_for_volumes():
     fields = {'evaluation.lesions': 'MET', 'evaluation.postprocess': True, 'evaluation.modality_subsets': True}
-    config_check.check(build({**flat(brats3d.get_config()), **fields}))
+    config_check.check_config(build({**flat(brats3d.get_config()), **fields}))
 
 
 def test_a_config_of_code_is_checked_by_the_same_table_and_written_in_one_way():
     config = default.get_config()
     config.loss.terms = ('dice', 1)  # what the command line would read as one pair
-    config_check.check(config)
+    config_check.check_config(config)
     assert config.loss.terms == (('dice', 1.0),)
     config.augment.scale = (1, 1)
     with config.unlocked():
         config.train.stepz = 3
     with pytest.raises(InputError, match='config.train.stepz: no such field'):
-        config_check.check(config)
+        config_check.check_config(config)
     with config.unlocked():
         del config.train.stepz, config.augment.blur
     with pytest.raises(InputError, match='config.augment.blur is missing'):
-        config_check.check(config)
+        config_check.check_config(config)
 
 
 def test_a_saved_config_goes_through_the_same_table_and_names_its_file(tmp_path):

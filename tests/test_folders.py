@@ -31,7 +31,7 @@ def test_files_dangling_links_and_read_only_places_are_named(tmp_path):
     (tmp_path / 'link').symlink_to(tmp_path / 'gone')
     for name in ('file', 'file/below', 'link', 'link/below'):
         with pytest.raises(InputError, match=rf'--workdir={tmp_path}/{name}: .*{name.split("/")[0]} is no folder'):
-            folders.check(tmp_path / name, '--workdir')
+            folders.check_writable(tmp_path / name, '--workdir')
     if sys.platform == 'linux':
         assert 'nothing can be written into /proc' in folders.obstacle('/proc/w')
 

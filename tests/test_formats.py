@@ -45,7 +45,7 @@ def made(request, tmp_path_factory):
 def test_what_a_format_reads_it_decodes_writes_and_reads_back(made, tmp_path):
     config, frame = made
     one = experiment.create(config)
-    rows = kinds.of(one).rows(one, frame)
+    rows = kinds.kind_of(one).rows(one, frame)
     row = next(row for row in rows.itertuples() if row.annotations)
     content = one.format.read(one.settings.root, row, config.data.channels)
     assert content.image.shape[-1] == config.data.channels
@@ -65,7 +65,7 @@ def test_what_a_format_reads_it_decodes_writes_and_reads_back(made, tmp_path):
 def test_samples_have_the_type_that_the_format_tells(made):
     config, frame = made
     one = experiment.create(config)
-    data = kinds.of(one)
+    data = kinds.kind_of(one)
     samples = data.open_samples(one, data.rows(one, frame)[:4])
     image = samples[0].image if one.format.volumetric else samples.image
     assert image.dtype == one.format.dtype
@@ -75,19 +75,19 @@ def test_the_same_files_are_found_to_predict(made):
     config, frame = made
     one = experiment.create(config)
     rows, problems = one.format.find([config.data.root], config.data)
-    assert not problems and len(rows) == len(kinds.of(one).rows(one, frame))
-    for _, found in kinds.of(one).predict(predictor_of(one), rows[:2]):
+    assert not problems and len(rows) == len(kinds.kind_of(one).rows(one, frame))
+    for _, found in kinds.kind_of(one).predict(predictor_of(one), rows[:2]):
         assert isinstance(found, np.ndarray), found
 
 
 def predictor_of(one):
-    from unet_jax.inference import predict
+    from unet_jax.inference import predictor
     one = one._replace(config=one.config.copy_and_resolve_references())
     with one.config.unlocked():
         one.config.evaluation.batch_size = 8
         one.config.model.update({'features': (4, 8), 'encoder_blocks': (1, 1), 'decoder_blocks': (1,)})
     one = experiment.create(one.config)
-    return predict.create(one, experiment.init_params(one))
+    return predictor.create(one, experiment.init_params(one))
 
 
 def test_no_other_file_compares_the_name_of_a_format():
@@ -123,12 +123,12 @@ def test_the_page_on_adding_a_format_is_followed_literally(tmp_path, monkeypatch
     config.data.channels = 1
     frame = experiment.read_frame(config)
     one = experiment.create(experiment.settle(config, frame))
-    samples = kinds.of(one).open_samples(one, kinds.of(one).rows(one, frame))
+    samples = kinds.kind_of(one).open_samples(one, kinds.kind_of(one).rows(one, frame))
     assert samples.image.shape == (8, 16, 16, 1) and samples.label.any((1, 2)).all()
     assert set(frame.subset) == {'train', 'valid', 'test'} and one.names == ('tumour',)
     rows, _ = one.format.find([str(tmp_path)], config.data)
     assert all(isinstance(found, np.ndarray) and found.shape == (20, 24)
-               for _, found in kinds.of(one).predict(predictor_of(one), rows))
+               for _, found in kinds.kind_of(one).predict(predictor_of(one), rows))
 
 
 def test_predict_goes_through_damaged_files_and_goes_on(tmp_path, capsys):

@@ -11,7 +11,7 @@ from unet_jax import phantom
 from unet_jax.annotations.schemas import MODALITIES
 from unet_jax.errors import InputError
 from unet_jax.formats.inputs import find_volumes
-from unet_jax.pipeline import volumes
+from unet_jax.pipeline import prepared
 
 SHAPE = (6, 16, 18)
 
@@ -34,8 +34,8 @@ def find(source):
 
 
 def image(root, row):
-    settings = volumes.Settings(str(root), (8, 8, 8), 4, (1, 2, 3), (), '')
-    return volumes.in_memory(row, settings).image
+    settings = prepared.Settings(str(root), (8, 8, 8), 4, (1, 2, 3), (), '')
+    return prepared.in_memory(row, settings).image
 
 
 def test_one_file_of_four_sequences_is_a_case_in_any_folder(decathlon, tmp_path):

@@ -62,8 +62,9 @@ def test_packing_then_taking_each_bit_is_the_identity(count, seed):
 
 def test_region_masks_are_the_same_in_numpy_and_jax():
     bits = np.arange(8, dtype=np.uint8).reshape(2, 4)
-    of = labels.region_bits(BRATS, CLASSES)
-    assert np.array_equal(labels.region_masks(bits, of), np.asarray(labels.region_masks(jnp.asarray(bits), of)))
+    region_bits = labels.region_bits(BRATS, CLASSES)
+    traced = labels.region_masks(jnp.asarray(bits), region_bits)
+    assert np.array_equal(labels.region_masks(bits, region_bits), np.asarray(traced))
 
 
 def test_more_than_32_classes_and_unknown_ids_are_refused():

@@ -16,11 +16,12 @@ from unet_jax.annotations.labels import Region
 from unet_jax.errors import InputError
 from unet_jax.evaluation import cases
 from unet_jax.experiment import create
-from unet_jax.inference import postprocess, predict, sliding_window
-from unet_jax.inference.predict import Predictor
+from unet_jax.inference import postprocess, sliding_window
+from unet_jax.inference import predictor as inference
+from unet_jax.inference.predictor import Predictor
 from unet_jax.pipeline import patches
 from unet_jax.pipeline.cache import Samples
-from unet_jax.pipeline.volumes import Grid, Volume
+from unet_jax.pipeline.prepared import Grid, Volume
 from unet_jax.training import loop, sharding, state, step, validation
 
 CLASSES = (1, 2, 3, 4)
@@ -42,21 +43,22 @@ def test_the_order_of_the_list_changes_no_map_in_numpy_or_jax(order):
 
 
 def test_what_is_read_back_is_nested_and_painted_again_it_stays():
-    of = labels.region_bits(REGIONS, CLASSES)
+    region_bits = labels.region_bits(REGIONS, CLASSES)
     masks = np.array(list(itertools.product([False, True], repeat=4)))
-    read = labels.region_masks(labels.paint(masks, REGIONS, CLASSES), of)
+    read = labels.region_masks(labels.paint(masks, REGIONS, CLASSES), region_bits)
     wt, tc, et, rc = masks.T
     assert np.array_equal(read, np.stack([wt | tc | et, tc | et, et, rc], -1))
-    assert np.array_equal(labels.region_masks(labels.paint(read, REGIONS, CLASSES), of), read)
+    assert np.array_equal(labels.region_masks(labels.paint(read, REGIONS, CLASSES), region_bits), read)
 
 
 def test_post_processed_masks_are_those_that_are_painted():
     """So the limits are tuned on the masks that are scored."""
-    of, masks = labels.region_bits(REGIONS, CLASSES), np.random.default_rng(1).random((9, 9, 9, 4)) > 0.8
-    read = labels.region_masks(labels.paint(masks, REGIONS, CLASSES), of)
-    cleaned = postprocess.apply(read, postprocess.Limits(4, 300), of=of, names=('WT', 'TC', 'ET', 'RC'), voxel=1.0)
+    region_bits, masks = labels.region_bits(REGIONS, CLASSES), np.random.default_rng(1).random((9, 9, 9, 4)) > 0.8
+    read = labels.region_masks(labels.paint(masks, REGIONS, CLASSES), region_bits)
+    cleaned = postprocess.apply(read, postprocess.Limits(4, 300), region_bits=region_bits,
+                                names=('WT', 'TC', 'ET', 'RC'), voxel=1.0)
     assert cleaned.sum() < read.sum() and not cleaned[..., 2].any()
-    assert np.array_equal(labels.region_masks(labels.paint(cleaned, REGIONS, CLASSES), of), cleaned)
+    assert np.array_equal(labels.region_masks(labels.paint(cleaned, REGIONS, CLASSES), region_bits), cleaned)
 
 
 @pytest.mark.parametrize('regions, message', [
@@ -82,15 +84,15 @@ def test_both_orders_are_trained_to_the_same_maps(activation, monkeypatch):
         with config.unlocked():
             config.augment.update({'flip': (False, False), 'spatial_probability': 0.0, 'intensity_probability': 0.0})
             config.loss.activation = activation
-        of = labels.region_bits(listed(order), CLASSES)
+        region_bits = labels.region_bits(listed(order), CLASSES)
         optimizer = optax.sgd(3.0)
-        train = jax.jit(step.make_train_step(config, None, optimizer, of, lambda count: 0.1))
+        train = jax.jit(step.make_train_step(config, None, optimizer, region_bits, lambda count: 0.1))
         begun = state.create(jnp.zeros((1, 2, 4, 4 + (activation == 'softmax'))), optimizer)
         batch = {'image': jnp.zeros((1, 2, 4, 1)), 'label': jnp.asarray(label), 'visit': jnp.zeros(1, jnp.uint32),
                  'valid': jnp.ones(1)}
         for _ in range(60):
             begun, _ = train(begun, batch)
-        probability = step.probabilities(config, begun.params, of)
+        probability = step.probabilities(config, begun.params, region_bits)
         found.append(labels.from_probabilities(probability, threshold=0.5, regions=listed(order), classes=CLASSES))
     assert np.array_equal(found[0], label) and np.array_equal(found[1], label)
 
@@ -159,7 +161,7 @@ def test_volumes_are_validated_by_the_masks_that_are_scored_every_voxel_once(exp
     for k, volume in enumerate(volumes):
         masks = sliding_window.segment(predictor, volume)  # what limits are tuned on
         bits = labels.paint(masks, found.regions, found.classes)
-        assert np.array_equal(masks, labels.region_masks(bits, found.of))
+        assert np.array_equal(masks, labels.region_masks(bits, found.region_bits))
         expected.append(cases.Case(str(k), str(k), (1.0,) * 3, bits, volume.label))
     assert validated(found, tiles) == pytest.approx(scored(found, expected), abs=1e-9)
     assert validated(found, tiles, devices=4) == validated(found, tiles)
@@ -173,7 +175,7 @@ def test_images_are_validated_by_the_masks_that_are_scored_and_padding_counts_fo
     samples = Samples(image, label, pd.DataFrame({'path': names, 'case': names, 'height': 16, 'width': 16}))
     predictor = Predictor(found, (1.0,), jax.jit(answer), sharding.create_mesh(jax.devices()[:1]))
     expected = [cases.Case(names[k], names[k], (1.0, 1.0), bits, label[k])
-                for k, bits in predict.segment(predictor, samples)]
+                for k, bits in inference.segment(predictor, samples)]
     assert validated(found, samples) == pytest.approx(scored(found, expected), abs=1e-9)
 
 

@@ -15,7 +15,7 @@ from unet_jax.annotations import frame as frames
 from unet_jax.errors import InputError
 from unet_jax.experiment import create, init_params
 from unet_jax.formats import mask_file
-from unet_jax.inference import predict as inference
+from unet_jax.inference import predictor as inference
 from unet_jax.modes import kinds
 from unet_jax.modes.compare import compare
 from unet_jax.modes.evaluate import evaluate, open_whole
@@ -200,6 +200,6 @@ def test_a_volume_with_a_damaged_slice_is_left_out_whole():
         return SimpleNamespace(rows=kept, skipped={'1': '1: is damaged'} if len(kept) < len(rows) else {})
 
     experiment = SimpleNamespace(config=SimpleNamespace(data=SimpleNamespace(max_skipped=0.5)))
-    samples, skipped = open_whole(SimpleNamespace(open_samples=open_samples), experiment, rows, of=4)
+    samples, skipped = open_whole(SimpleNamespace(open_samples=open_samples), experiment, rows, total=4)
     assert asked == [['0', '1', '2', '3'], ['3']] and samples.rows.case.tolist() == ['y']
     assert skipped == {'x': '1: is damaged'}

@@ -13,7 +13,7 @@ from unet_jax.annotations import contrasts, labels, nifti, nifti_file, schemas, 
 from unet_jax.annotations import frame as annotation_frame
 from unet_jax.annotations.brats_h5_file import standardise
 from unet_jax.errors import InputError
-from unet_jax.pipeline import volumes
+from unet_jax.pipeline import prepared
 
 SHAPE = (12, 44, 40)  # (D, H, W)
 
@@ -72,9 +72,9 @@ def test_labels_and_regions_are_those_of_the_release(year):
 def test_regions_written_as_labels_give_the_regions_back(year):
     ids = np.array([0, *schemas.classes(year)])
     regions, classes = schemas.regions(year), schemas.classes(year)
-    of = labels.region_bits(regions, classes)
-    masks = labels.region_masks(labels.from_ids(ids, classes), of)
-    assert np.array_equal(labels.region_masks(labels.paint(masks, regions, classes), of), masks)
+    region_bits = labels.region_bits(regions, classes)
+    masks = labels.region_masks(labels.from_ids(ids, classes), region_bits)
+    assert np.array_equal(labels.region_masks(labels.paint(masks, regions, classes), region_bits), masks)
 
 
 def test_an_unknown_release_is_refused_with_the_choices(made):
@@ -439,14 +439,14 @@ def test_a_background_below_zero_is_outside_and_negative_values_above_it_are_bra
 def test_a_volume_that_was_standardised_inside_the_brain_keeps_all_of_it(copy, caplog):
     row = first(nifti.read_frame(copy))
     raw = nifti.read_case(copy, row)
-    settings = volumes.Settings(str(copy), (8, 8, 8), 4, (1, 2, 4), (), '')
-    before = volumes.prepare(volumes.rows(nifti.read_frame(copy)).iloc[0], settings)
+    settings = prepared.Settings(str(copy), (8, 8, 8), 4, (1, 2, 4), (), '')
+    before = prepared.prepare(prepared.rows(nifti.read_frame(copy)).iloc[0], settings)
     for name in ('flair', 't1', 't1ce', 't2'):  # as many notebooks save them
         rewrite(copy / CASE / f'{CASE}_{name}.nii.gz',
                 lambda x: np.where(raw.brain, (x - x[raw.brain].mean()) / x[raw.brain].std(), 0), dtype=np.float32)
     case = nifti.read_case(copy, row)
     assert (case.image < 0).any(-1).sum() > raw.brain.sum() / 2 and np.array_equal(case.brain, raw.brain)
-    after = volumes.prepare(volumes.rows(nifti.read_frame(copy)).iloc[0], settings)
+    after = prepared.prepare(prepared.rows(nifti.read_frame(copy)).iloc[0], settings)
     assert after[2] == before[2] and np.allclose(after[0], before[0], atol=2e-3)
     rewrite(copy / FLAIR, lambda x: np.where(raw.brain, 0, -7), dtype=np.float32)  # 0 is brain here
     flair = first(nifti.read_frame(copy, modalities=('flair',)))
@@ -512,8 +512,8 @@ def test_labels_taken_for_those_of_another_release_give_a_warning_that_names_it(
     cases = [nifti.read_case(made[year], row) for row in frame.drop_duplicates('case').itertuples()]
     measured = [contrasts.means(standardise(c.image, (c.image != 0).any(-1)), c.label) for c in cases]
     with caplog.at_level(logging.WARNING, 'unet_jax'):
-        assert min(contrasts.check(measured, year, modalities, 'right').values()) > 0 and not caplog.text
-        contrasts.check(measured, wrong, modalities, 'folder')
+        assert min(contrasts.check_contrasts(measured, year, modalities, 'right').values()) > 0 and not caplog.text
+        contrasts.check_contrasts(measured, wrong, modalities, 'folder')
     assert 'folder: expected ' in caplog.text and f'those of release {wrong}' in caplog.text
     assert f'config.data.schema = {year}' in caplog.text
 

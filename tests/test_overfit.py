@@ -11,7 +11,7 @@ from configs.default import get_config
 from unet_jax import phantom
 from unet_jax.annotations import frame as frames
 from unet_jax.experiment import create, read_frame, settle
-from unet_jax.modes import volumes
+from unet_jax.modes import volume_kind
 from unet_jax.pipeline import cache
 from unet_jax.training import dispatch, loop
 
@@ -86,6 +86,6 @@ def test_a_phantom_volume(tmp_path):
     by_heart(config, 100)
     frame = read_frame(config)
     experiment = create(settle(config, frame))
-    rows = volumes.rows(experiment, frame)
-    dice = dice_after_training(experiment, volumes.training_samples(experiment, rows, rows), tmp_path)
+    rows = volume_kind.rows(experiment, frame)
+    dice = dice_after_training(experiment, volume_kind.training_samples(experiment, rows, rows), tmp_path)
     assert dice['dice/WT'] > 0.95 and dice['dice/TC'] > 0.9 and dice['dice/ET'] > 0.6

@@ -9,7 +9,7 @@ from configs.default import get_config
 from unet_jax.experiment import create
 from unet_jax.modes import plan
 from unet_jax.pipeline import patches, stream
-from unet_jax.pipeline.volumes import Grid, Volume
+from unet_jax.pipeline.prepared import Grid, Volume
 from unet_jax.training import space
 from unet_jax.training import step as steps
 

@@ -12,7 +12,7 @@ OF = labels.region_bits(REGIONS, CLASSES)
 
 
 def apply(masks, voxel=1.0, **limits):
-    return postprocess.apply(masks, Limits(**limits), of=OF, names=NAMES, voxel=voxel)
+    return postprocess.apply(masks, Limits(**limits), region_bits=OF, names=NAMES, voxel=voxel)
 
 
 def boxes(**regions):
@@ -75,9 +75,10 @@ def test_a_little_enhancing_tumour_becomes_necrosis():
 @pytest.mark.parametrize('name', ['2024-GLI', 'MSD'])
 def test_regions_beside_each_other_are_cleaned_apart(name):
     regions, classes = schemas.regions(name), schemas.classes(name)
-    of = labels.region_bits(regions, classes)
-    masks = np.zeros((20, 20, 20, len(of)), bool)
+    region_bits = labels.region_bits(regions, classes)
+    masks = np.zeros((20, 20, 20, len(region_bits)), bool)
     masks[1:4, 1:4, 1:4, 0] = True
     masks[10:12, 10:12, 10:12, -1] = True
-    got = postprocess.apply(masks, Limits(component=20), of=of, names=tuple(r.name for r in regions), voxel=1.0)
+    got = postprocess.apply(masks, Limits(component=20), region_bits=region_bits,
+                            names=tuple(r.name for r in regions), voxel=1.0)
     assert got[2, 2, 2, 0] and not got[10:12].any()

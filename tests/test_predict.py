@@ -10,7 +10,7 @@ import pytest
 from configs import phantom
 from unet_jax import workdir
 from unet_jax.errors import InputError
-from unet_jax.inference import predict
+from unet_jax.inference import predictor
 from unet_jax.pipeline.cache import Samples
 from unet_jax.training import sharding
 
@@ -21,7 +21,7 @@ def test_probabilities_of_several_checkpoints_are_averaged():
     experiment = SimpleNamespace(config=SimpleNamespace(evaluation=SimpleNamespace(batch_size=2)))
     program = jax.jit(lambda params, batch: jnp.abs(batch['image'] - params))
     mesh = sharding.create_mesh(jax.devices()[:1])
-    found = dict(predict.probabilities(predict.Predictor(experiment, (0.0, 1.0, 0.5), program, mesh), samples))
+    found = dict(predictor.probabilities(predictor.Predictor(experiment, (0.0, 1.0, 0.5), program, mesh), samples))
     assert list(found) == [0, 1, 2, 3, 4]
     expected = (image + (1 - image) + np.abs(image - 0.5)) / 3
     assert np.allclose(np.stack(list(found.values())), expected, atol=1e-6)
@@ -42,7 +42,7 @@ def test_runs_that_differ_in_seed_fold_or_training_may_be_averaged(tmp_path):
 
     config = run_of(tmp_path / 'a')
     run_of(tmp_path / 'b', change)
-    predict.check_alike(config, tmp_path / 'b')
+    predictor.check_alike(config, tmp_path / 'b')
 
 
 @pytest.mark.parametrize('field, value', [
@@ -54,4 +54,4 @@ def test_another_network_or_input_is_refused_naming_the_field(tmp_path, field, v
     part, name = field.split('.')
     run_of(tmp_path / 'b', lambda other: other[part].update({name: value}))
     with pytest.raises(InputError, match=f'b holds another network: {field} is '):
-        predict.check_alike(config, tmp_path / 'b')
+        predictor.check_alike(config, tmp_path / 'b')

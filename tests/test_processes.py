@@ -27,12 +27,12 @@ SMALL = ['data.phantom.train=12', 'data.phantom.valid=5', 'data.phantom.test=3',
          'train.checkpoint_every=3', 'evaluation.batch_size=4', 'evaluation.pictures=1', 'optimizer.warmup=2']
 
 
-def start(workdir: Path, *arguments, number: int | None = None, of: int = 2, port: int = 0) -> subprocess.Popen:
+def start(workdir: Path, *arguments, number: int | None = None, processes: int = 2, port: int = 0) -> subprocess.Popen:
     """main.py in a process of its own session; as process `number` of several where one is given."""
     environment = os.environ | {'JAX_PLATFORMS': 'cpu', 'XLA_FLAGS': '--xla_backend_optimization_level=0',
                                 'XDG_CACHE_HOME': str(workdir.parent / 'cache')}
     if number is not None:
-        environment |= {'JAX_COORDINATOR_ADDRESS': f'127.0.0.1:{port}', 'JAX_NUM_PROCESSES': str(of),
+        environment |= {'JAX_COORDINATOR_ADDRESS': f'127.0.0.1:{port}', 'JAX_NUM_PROCESSES': str(processes),
                         'JAX_PROCESS_ID': str(number)}
         arguments = [*arguments, '--distributed']
     config = [f'--config={ROOT / "configs" / "phantom.py"}', *(f'--config.{field}' for field in SMALL)]

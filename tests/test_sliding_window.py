@@ -8,8 +8,8 @@ import pytest
 
 from unet_jax.annotations import labels
 from unet_jax.inference import sliding_window
-from unet_jax.inference.predict import Predictor
-from unet_jax.pipeline.volumes import Grid, Volume
+from unet_jax.inference.predictor import Predictor
+from unet_jax.pipeline.prepared import Grid, Volume
 from unet_jax.training import sharding
 
 SIZE = (8, 8, 8)
@@ -20,7 +20,7 @@ def predictor(program, *params, regions=1, channels=1, overlap=0.5, batch_size=3
     """One whose network is `program(params, batch)`."""
     evaluation = SimpleNamespace(batch_size=batch_size, threshold=0.5, overlap=overlap)
     experiment = SimpleNamespace(config=SimpleNamespace(evaluation=evaluation), regions=REGIONS[:regions],
-                                 classes=(1, 2), of=labels.region_bits(REGIONS[:regions], (1, 2)),
+                                 classes=(1, 2), region_bits=labels.region_bits(REGIONS[:regions], (1, 2)),
                                  settings=SimpleNamespace(size=size, channels=channels))
     return Predictor(experiment, params or (1.0,), jax.jit(program), sharding.create_mesh(jax.devices()[:1]))
 

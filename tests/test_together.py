@@ -87,7 +87,7 @@ def test_a_run_among_others_is_the_run_alone(both, tmp_path):
         found, expected = lines(both / member.folder.name), lines(member.folder)
         assert [(x['step'], x['split']) for x in found] == [(x['step'], x['split']) for x in expected]
         for name in ('loss', 'dice/tumour', 'learning_rate'):
-            values = [[x[name] for x in of if name in x] for of in (found, expected)]
+            values = [[x[name] for x in side if name in x] for side in (found, expected)]
             assert values[0] == pytest.approx(values[1], rel=1e-5)
         folders = [folder / 'checkpoints' for folder in (both / member.folder.name, member.folder)]
         assert checkpoint.best(folders[0]) == checkpoint.best(folders[1])

@@ -15,7 +15,7 @@ from unet_jax.model import networks
 from unet_jax.training import augment, dispatch, optimizer
 
 
-def check(config: ConfigDict) -> None:
+def check_config(config: ConfigDict) -> None:
     """Raises InputError, which names the field, its value and what to give, for a config that cannot be followed.
 
     Reads no data and starts no device; what depends on them, such as category ids, is checked when they are known.
@@ -24,8 +24,8 @@ def check(config: ConfigDict) -> None:
     write_alike(config, flat(build(flat(config))))
     for one in (check_formats, check_sizes, check_split, check_regions, check_schedule, check_together):
         one(config)
-    augment.check(config.augment, len(config.data.size))
-    dispatch.check(config.train, 0)
+    augment.check_augment(config.augment, len(config.data.size))
+    dispatch.check_dispatch(config.train, 0)
     networks.build(config.model, 1)
     check_optimizer(config)
 

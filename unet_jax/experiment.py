@@ -10,7 +10,7 @@ from unet_jax import formats
 from unet_jax.annotations import coco, labels, left_out, split
 from unet_jax.errors import InputError
 from unet_jax.model import networks, unet
-from unet_jax.pipeline import decode, volumes
+from unet_jax.pipeline import decode, prepared
 
 
 class Experiment(NamedTuple):
@@ -18,8 +18,8 @@ class Experiment(NamedTuple):
     config: ConfigDict
     classes: tuple[int, ...]  # category ids in bit order
     regions: tuple[labels.Region, ...]
-    of: tuple[int, ...]  # the regions as bit sets
-    settings: decode.Settings | volumes.Settings
+    region_bits: tuple[int, ...]  # the regions as bit sets
+    settings: decode.Settings | prepared.Settings
     module: unet.UNet
 
     @property
@@ -73,8 +73,8 @@ def create(config: ConfigDict) -> Experiment:
     shared = {'root': str(data_folder(config)), 'size': tuple(data.size), 'channels': data.channels,
               'classes': classes, 'format': data.format}
     if formats.named(data.format).volumetric:
-        settings = volumes.Settings(**shared, spacing=tuple(data.spacing), orientation=data.orientation)
-        volumes.check(settings)
+        settings = prepared.Settings(**shared, spacing=tuple(data.spacing), orientation=data.orientation)
+        prepared.check_grid(settings)
     else:
         settings = decode.Settings(**shared)
     channels = len(regions) + (config.loss.activation == 'softmax')

@@ -35,7 +35,7 @@ def obstacle(folder: str | Path) -> str:
     return ''
 
 
-def check(folder: str | Path, option: str) -> None:
+def check_writable(folder: str | Path, option: str) -> None:
     """Raises InputError where nothing can be written into `folder`, which the user named by `option`."""
     if reason := obstacle(folder):
         raise InputError(f'{option}={folder}: cannot be written to ({reason}); name a folder that can')

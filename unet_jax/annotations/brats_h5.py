@@ -227,4 +227,4 @@ def check_channels(frame: pd.DataFrame, root: str | Path, *, most: int = 20, on_
     sample = paths[len(paths) // (2 * most)::max(1, len(paths) // most)][:most]
     measured = [found for path in sample if (found := reader.attempt('damaged', measure, path)) is not None]
     reader.note(frame, str(root))
-    return contrasts.check(measured, '2020', schemas.MODALITIES, str(root), fixed=True)
+    return contrasts.check_contrasts(measured, '2020', schemas.MODALITIES, str(root), fixed=True)

@@ -41,15 +41,15 @@ def measure(measured: list[Means], schema: str, modalities: tuple[str, ...]) -> 
     """
     value = {'ET': schemas.value(schema, 'ET'), 'ED': schemas.value(schema, 'ED'), 'brain': 0}
     channel, found = {m: c for c, m in enumerate(modalities)}, {}
-    for what, modality, part, other, of in EXPECTED:
-        numbers = [m[value[part]][channel[modality]] - m[value[other]][channel[of]] for m in measured
-                   if {modality, of} <= channel.keys() and {value[part], value[other]} <= m.keys()]
+    for what, modality, part, other, second in EXPECTED:
+        numbers = [m[value[part]][channel[modality]] - m[value[other]][channel[second]] for m in measured
+                   if {modality, second} <= channel.keys() and {value[part], value[other]} <= m.keys()]
         if numbers:
             found[what] = float(np.median(numbers))
     return found
 
 
-def check(measured: list[Means], schema: str, modalities: tuple[str, ...], where: str, *, fixed: bool = False
+def check_contrasts(measured: list[Means], schema: str, modalities: tuple[str, ...], where: str, *, fixed: bool = False
           ) -> dict[str, float]:
     """`measure`; where an expectation does not hold, a warning tells what schema or order of channels would fit.
 

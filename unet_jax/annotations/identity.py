@@ -106,7 +106,7 @@ def load(folder: Path) -> dict | None:
     return known
 
 
-def check(folder: Path, root: str | os.PathLike) -> None:
+def check_same_data(folder: Path, root: str | os.PathLike) -> None:
     """Raises InputError unless the files below `root` are those that the run in `folder` was made from.
 
     A work directory of an older version says nothing of its data: identity.json is written now, and this said.

@@ -73,23 +73,23 @@ def region_bits(regions: tuple[Region, ...], classes: tuple[int, ...]) -> tuple[
     return tuple(sum(1 << classes.index(c) for c in set(region.classes)) for region in regions)
 
 
-def containing(of: tuple[int, ...]) -> list[list[int]]:
-    """For each region (bit sets `of`) the regions that contain it, itself left out."""
-    return [[q for q in range(len(of)) if of[r] & of[q] == of[r] != of[q]] for r in range(len(of))]
+def containing(region_bits: tuple[int, ...]) -> list[list[int]]:
+    """For each region (its bit set) the positions of the regions that contain it, itself left out."""
+    return [[q for q, outer in enumerate(region_bits) if inner & outer == inner != outer] for inner in region_bits]
 
 
-def outer_first(of: tuple[int, ...]) -> tuple[int, ...]:
-    """The regions (bit sets `of`) in an order in which none comes before one that contains it: their own order, where
-    that is one."""
-    around, order = containing(of), []
-    while len(order) < len(of):
-        order.append(next(r for r in range(len(of)) if r not in order and set(around[r]) <= set(order)))
+def outer_first(region_bits: tuple[int, ...]) -> tuple[int, ...]:
+    """The positions of the regions in an order in which none comes before one that contains it: their own order,
+    where that is one."""
+    around, order = containing(region_bits), []
+    while len(order) < len(region_bits):
+        order.append(next(r for r in range(len(region_bits)) if r not in order and set(around[r]) <= set(order)))
     return tuple(order)
 
 
-def region_masks(bits, of: tuple[int, ...]):
-    """(…) bit sets -> (…, R) booleans: region r is where any bit of `of[r]` is set."""
-    return (bits[..., None] & np.asarray(of, bits.dtype)) != 0
+def region_masks(bits, region_bits: tuple[int, ...]):
+    """(…) bit sets -> (…, R) booleans: region r is where any bit of `region_bits[r]` is set."""
+    return (bits[..., None] & np.asarray(region_bits, bits.dtype)) != 0
 
 
 def paint(masks, regions: tuple[Region, ...], classes: tuple[int, ...]):

@@ -56,7 +56,7 @@ def read_frame(root: str | Path, *, schema: str = 'auto', split: tuple[float, fl
     cases = [case for case in cases if counts.get(case.name) is not None]
     if not cases:
         raise InputError(f'{root}: no case can be read. {"; ".join(sum(reader.items.values(), [])[:3])}')
-    headers, counts = ({case.name: of[case.name] for case in cases} for of in (headers, counts))
+    headers, counts = ({case.name: values[case.name] for case in cases} for values in (headers, counts))
     found = SCHEMAS[schema] if schema != 'auto' else nifti_search.decide(root, candidates, counts)
     values = set(np.flatnonzero(sum(counts.values())).tolist()) - {0}
     for case in cases:
@@ -192,4 +192,4 @@ def check_intensities(frame: pd.DataFrame, root: str | Path, *, most: int = 5, o
     if not measured:
         return {}
     row = frame.iloc[0]
-    return contrasts.check(measured, row.schema, tuple(row.modalities), str(root))
+    return contrasts.check_contrasts(measured, row.schema, tuple(row.modalities), str(root))

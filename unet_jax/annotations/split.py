@@ -92,12 +92,12 @@ def read_splits(frame: pd.DataFrame, path: str | Path) -> pd.DataFrame:
         named = [(case, subset) for subset in SUBSETS for case in subsets[subset]]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise InputError(f'{path}: is no split, JSON with lists train, valid and test ({error!r})') from error
-    of = dict(named)
-    lost = sorted(set(frame.case) - set(of))
-    if lost or len(of) < len(named):
-        raise InputError(f'{path}: {len(named) - len(of)} cases are named twice, and {len(lost)} of the data are not '
-                         f'named: {lost[:5]}')
-    frame = frame.assign(subset=frame.case.map(of).astype('str'))
+    subset_of = dict(named)
+    lost = sorted(set(frame.case) - set(subset_of))
+    if lost or len(subset_of) < len(named):
+        raise InputError(f'{path}: {len(named) - len(subset_of)} cases are named twice, and {len(lost)} of the data '
+                         f'are not named: {lost[:5]}')
+    frame = frame.assign(subset=frame.case.map(subset_of).astype('str'))
     images = frame.drop_duplicates(['subset', 'image_id', 'path'])
     clash = images[images.duplicated(['subset', 'image_id'])]
     if len(clash):

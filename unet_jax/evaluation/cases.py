@@ -55,7 +55,7 @@ def share(rows: pd.DataFrame, process: int, processes: int) -> slice:
 def score(experiment: Experiment, case: Case) -> list[dict]:
     """One row a region: case, group, region, and what every function of `metrics.METRICS` gives."""
     config = experiment.config.evaluation
-    predicted, true = (labels.region_masks(bits, experiment.of) for bits in (case.prediction, case.reference))
+    predicted, true = (labels.region_masks(bits, experiment.region_bits) for bits in (case.prediction, case.reference))
     lines = []
     for r, name in enumerate(experiment.names):
         unsure = None if case.uncertainty is None else case.uncertainty[..., r]

@@ -67,7 +67,7 @@ def lesion_wise(reference: np.ndarray, prediction: np.ndarray, *, spacing: tuple
     lesion. With no lesion to count and nothing invented Dice is 1 and HD95 0. A predicted component that reaches two
     lesions belongs to both. Raises InputError for images and for unknown challenges.
     """
-    overlap.check(reference, prediction)
+    overlap.check_masks(reference, prediction)
     check_challenge(challenge)
     check_spacing(spacing, reference.ndim)
     if reference.ndim != 3:

@@ -25,7 +25,7 @@ class Counts(NamedTuple):
     tn: int
 
 
-def check(reference: np.ndarray, prediction: np.ndarray) -> None:
+def check_masks(reference: np.ndarray, prediction: np.ndarray) -> None:
     """Raises InputError unless both are bool arrays of one shape, of 2 or 3 dimensions."""
     for name, mask in (('reference', reference), ('prediction', prediction)):
         if mask.dtype != bool:
@@ -45,7 +45,7 @@ def check_convention(convention: str) -> None:
 
 def counts(reference: np.ndarray, prediction: np.ndarray) -> Counts:
     """Counts of two bool masks (D, H, W) or (H, W). Raises InputError for other dtypes and shapes."""
-    check(reference, prediction)
+    check_masks(reference, prediction)
     both = np.count_nonzero(reference & prediction)
     found, there = np.count_nonzero(prediction), np.count_nonzero(reference)
     return Counts(tp=both, fp=found - both, fn=there - both, tn=reference.size - found - there + both)

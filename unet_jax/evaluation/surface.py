@@ -18,7 +18,7 @@ import numpy as np
 import scipy  # its parts are loaded when first used: training begins without them
 
 from unet_jax.errors import InputError
-from unet_jax.evaluation.overlap import Convention, check, check_convention
+from unet_jax.evaluation.overlap import Convention, check_convention, check_masks
 
 PENALTY = 373.12866  # mm, sqrt(240² + 240² + 155²): the diagonal of a BraTS volume, as its scorer rounds it
 
@@ -174,7 +174,7 @@ def hd95(reference: np.ndarray, prediction: np.ndarray, *, spacing: tuple[float,
     `brats` equals MedPy's hd95, `monai` compute_hausdorff_distance(percentile=95), `deepmind`
     compute_robust_hausdorff(…, 95) of surface-distance. Raises InputError for `nnunet`, which reports no distance.
     """
-    check(reference, prediction)
+    check_masks(reference, prediction)
     check_convention(convention)
     check_spacing(spacing, reference.ndim)
     if convention == 'nnunet':
@@ -200,7 +200,7 @@ def surface_dice(reference: np.ndarray, prediction: np.ndarray, *, spacing: tupl
     Nikolov et al. 2018 (arXiv:1809.04430); equals compute_surface_dice_at_tolerance of surface-distance. The
     convention decides on empty masks only, as for Dice: both empty is 1 (brats) or NaN, one empty 0.
     """
-    check(reference, prediction)
+    check_masks(reference, prediction)
     check_convention(convention)
     check_spacing(spacing, reference.ndim)
     if not (reference.any() or prediction.any()):

@@ -10,8 +10,8 @@ COMPONENTS = (0, 10, 25, 50, 100, 200, 500, 1000)  # mm³
 ENHANCING = (0, 25, 50, 100, 200, 350, 500, 1000)  # mm³
 
 
-def tune(cases: Iterable[tuple[np.ndarray, np.ndarray, float]], *, of: tuple[int, ...], names: tuple[str, ...],
-         convention: str) -> dict:
+def tune(cases: Iterable[tuple[np.ndarray, np.ndarray, float]], *, region_bits: tuple[int, ...],
+         names: tuple[str, ...], convention: str) -> dict:
     """The limits with the highest Dice, mean over regions and cases of (prediction, reference, mm³ of a voxel).
 
     Masks are (X, Y, Z, R). First the component limit, then, with it, that of the enhancing tumour; of equals the
@@ -21,13 +21,13 @@ def tune(cases: Iterable[tuple[np.ndarray, np.ndarray, float]], *, of: tuple[int
     for masks, reference, voxel in cases:
         boxed, true = crop(masks, reference)
         for component in COMPONENTS:
-            cleaned = apply(boxed, Limits(component), of=of, names=names, voxel=voxel)
+            cleaned = apply(boxed, Limits(component), region_bits=region_bits, names=names, voxel=voxel)
             for enhancing in ENHANCING if 'ET' in names else (0,):
                 limits = Limits(component, enhancing)
-                final = apply(cleaned, Limits(0, enhancing), of=of, names=names, voxel=voxel)
+                final = apply(cleaned, Limits(0, enhancing), region_bits=region_bits, names=names, voxel=voxel)
                 tables.setdefault(limits, []).append(
                     [overlap.dice(overlap.counts(true[..., r], final[..., r]), convention=convention)
-                     for r in range(len(of))])
+                     for r in range(len(region_bits))])
     scores = {limits: float(np.nanmean(np.nanmean(table, axis=0))) for limits, table in tables.items()}
     component = max(COMPONENTS, key=lambda c: (scores[Limits(c, 0)], -c))
     best = max((limits for limits in scores if limits.component == component),

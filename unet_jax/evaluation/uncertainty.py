@@ -29,7 +29,7 @@ def qu_brats(reference: np.ndarray, prediction: np.ndarray, uncertainty: np.ndar
     positives and negatives are counted inside `brain` (bool; everywhere if None). Raises InputError for arrays that do
     not fit.
     """
-    overlap.check(reference, prediction)
+    overlap.check_masks(reference, prediction)
     if uncertainty.dtype != np.uint8 or uncertainty.shape != reference.shape or uncertainty.max(initial=0) > 100:
         raise InputError(f'uncertainty is {uncertainty.dtype} {uncertainty.shape} up to {uncertainty.max(initial=0)}; '
                          f'expected uint8 {reference.shape} from 0 to 100')

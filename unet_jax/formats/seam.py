@@ -18,7 +18,7 @@ class Content(NamedTuple):
 class Format(NamedTuple):
     """How data of one kind are found, read, laid out and written.
 
-    A `row` is a row of `frame.images` (of volumes: of `pipeline.volumes.rows`); paths in it are relative to its root.
+    A `row` is a row of `frame.images` (of volumes: of `pipeline.prepared.rows`); paths in it are relative to its root.
     All functions raise InputError for data that cannot be used, naming the file.
     """
     layout: str  # what is looked for below config.data.root, and where to get such data: ends messages

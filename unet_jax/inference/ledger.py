@@ -12,7 +12,7 @@ import pandas as pd
 
 from unet_jax.experiment import Experiment
 from unet_jax.formats import Format, mask_file
-from unet_jax.inference.predict import Predictor
+from unet_jax.inference.predictor import Predictor
 from unet_jax.workdir import append_line, read_lines, write_text
 
 NAME = 'predicted.jsonl'

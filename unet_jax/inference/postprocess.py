@@ -28,7 +28,7 @@ def remove_small(mask: np.ndarray, smallest: float) -> np.ndarray:
     return kept[parts]
 
 
-def apply(masks: np.ndarray, limits: Limits, *, of: tuple[int, ...], names: tuple[str, ...], voxel: float
+def apply(masks: np.ndarray, limits: Limits, *, region_bits: tuple[int, ...], names: tuple[str, ...], voxel: float
           ) -> np.ndarray:
     """Region masks (X, Y, Z, R) -> the same after `limits`; `voxel` is the volume of one in mm³.
 
@@ -37,11 +37,11 @@ def apply(masks: np.ndarray, limits: Limits, *, of: tuple[int, ...], names: tupl
     """
     if limits == Limits():
         return masks
-    outer, masks = labels.containing(of), masks.copy()
-    for r in range(len(of)):
+    outer, masks = labels.containing(region_bits), masks.copy()
+    for r in range(len(region_bits)):
         for q in outer[r]:
             masks[..., q] |= masks[..., r]
-    for r in sorted(range(len(of)), key=lambda r: len(outer[r])):
+    for r in sorted(range(len(region_bits)), key=lambda r: len(outer[r])):
         within = np.logical_and.reduce([masks[..., q] for q in outer[r]], axis=0) if outer[r] else True
         masks[..., r] = remove_small(masks[..., r] & within, limits.component / voxel)
     if 'ET' in names and masks[..., names.index('ET')].sum() * voxel < limits.enhancing:

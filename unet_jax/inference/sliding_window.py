@@ -18,10 +18,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from unet_jax.annotations import labels
-from unet_jax.inference.predict import Predictor, to_bits
-from unet_jax.inference.predict import uncertainty as uncertainty_of
+from unet_jax.inference.predictor import Predictor, to_bits
+from unet_jax.inference.predictor import uncertainty as uncertainty_of
 from unet_jax.pipeline.patches import extract, starts
-from unet_jax.pipeline.volumes import Grid, Volume, put_back
+from unet_jax.pipeline.prepared import Grid, Volume, put_back
 from unet_jax.training import sharding
 
 SIGMA = 1 / 8  # of the Gaussian, in window sides
@@ -162,10 +162,10 @@ def masks(predictor: Predictor, found: Blend) -> np.ndarray:
     experiment = predictor.experiment
     if found.resampled:
         probability = put_back(np.asarray(mean(found.total, found.sums))[found.inside], found.grid)
-        return labels.region_masks(to_bits(experiment, probability), experiment.of)
+        return labels.region_masks(to_bits(experiment, probability), experiment.region_bits)
     bits = np.asarray(painted(found.total, found.sums, experiment.config.evaluation.threshold, experiment.regions,
                               experiment.classes))[found.inside]
-    return labels.region_masks(put_back(bits[..., None], found.grid)[..., 0], experiment.of)
+    return labels.region_masks(put_back(bits[..., None], found.grid)[..., 0], experiment.region_bits)
 
 
 def uncertainty(found: Blend) -> np.ndarray:

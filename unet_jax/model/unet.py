@@ -111,7 +111,7 @@ def build(config: ConfigDict, out_channels: int) -> UNet:
     """
     names = {field.name for field in dataclasses.fields(UNet)}
     fields = {name: config[name] for name in names - {'out_channels', 'form', 'name', 'parent'}}
-    check(fields, out_channels)
+    check_unet(fields, out_channels)
     return UNet(out_channels=out_channels, **fields)
 
 
@@ -121,7 +121,7 @@ def for_devices(module: nn.Module, devices: Sequence[jax.Device]) -> nn.Module:
     return module.clone(form=form(devices)) if hasattr(module, 'form') else module
 
 
-def check(fields: dict[str, Any], out_channels: int) -> None:
+def check_unet(fields: dict[str, Any], out_channels: int) -> None:
     def refuse(key: str, advice: str):
         raise InputError(f'config.model.{key} = {fields[key]!r}: {advice}')
 

@@ -52,7 +52,7 @@ def check_data(config: ConfigDict, folder: Path) -> None:
     if again:
         make(run.data)
     try:
-        identity.check(folder, root)
+        identity.check_same_data(folder, root)
     except InputError:
         if again:
             shutil.rmtree(root)

@@ -16,11 +16,10 @@ from unet_jax.evaluation import cases, modalities, table
 from unet_jax.evaluation import summary as summaries
 from unet_jax.experiment import Experiment
 from unet_jax.inference import members
-from unet_jax.inference import predict as inference
-from unet_jax.modes import kinds, volumes
+from unet_jax.inference import predictor as inference
+from unet_jax.modes import kinds, volume_kind
 from unet_jax.modes.annotate import check_data
-from unet_jax.pipeline import cache
-from unet_jax.pipeline import volumes as volume_files
+from unet_jax.pipeline import cache, prepared
 from unet_jax.report import html
 from unet_jax.training import processes
 from unet_jax.workdir import inference_config, write_text
@@ -45,24 +44,24 @@ def evaluate(config: ConfigDict, folder: Path, *, subset: str, which: str, ensem
         check_tuning(chosen, frame[frame.subset == config.train.validate], config)
     predictor = inference.restore_members(config, chosen)
     experiment = predictor.experiment
-    data = kinds.of(experiment)
+    data = kinds.kind_of(experiment)
     found = data.rows(experiment, frame)
     rows = cases.by_case(found[found.subset == subset].reset_index(drop=True))
     if rows.empty:
         raise InputError(f'--subset={subset}: no such images; there are {found.subset.value_counts().to_dict()}')
     processes.by_the_first(lambda: check_data(config, folder), 'data')
     with processes.first_process_first('samples'):
-        samples, skipped = open_whole(data, experiment, rows, of=len(found))
+        samples, skipped = open_whole(data, experiment, rows, total=len(found))
         if config.evaluation.postprocess:
             valid = found[found.subset == config.train.validate].reset_index(drop=True)
             home.mkdir(parents=True, exist_ok=True)
-            predictor = predictor._replace(limits=volumes.limits(predictor, home, used, valid))
+            predictor = predictor._replace(limits=volume_kind.limits(predictor, home, used, valid))
     masks = home / 'predictions' / subset
     mine = data.part(samples, cases.share(samples.rows, jax.process_index(), jax.process_count()))
     lines = processes.gather([line for case in data.segment(predictor, mine, masks)
                              for line in cases.score(experiment, case)])
     wanted = config.evaluation.modality_subsets
-    fewer = processes.gather(volumes.with_modality_subsets(predictor, mine) if wanted else [])
+    fewer = processes.gather(volume_kind.with_modality_subsets(predictor, mine) if wanted else [])
     if not jax.process_index():
         told = {'subset': subset, 'checkpoint': used, **about(chosen, config, subset),
                 **({'skipped': skipped} if skipped else {})}
@@ -91,7 +90,7 @@ def about(chosen: Sequence[members.Member], config: ConfigDict, subset: str) -> 
     return told
 
 
-def write(predictor: inference.Predictor, samples: cache.Samples | volume_files.Volumes,
+def write(predictor: inference.Predictor, samples: cache.Samples | prepared.Volumes,
           chosen: Sequence[members.Member], scores: pd.DataFrame, fewer: pd.DataFrame, told: dict, *, which: str
           ) -> None:
     """cases.csv, summary.json, modalities.csv and the report of the scores of all cases; prints the tables."""
@@ -134,11 +133,11 @@ def command(chosen: Sequence[members.Member], subset: str, which: str) -> str:
     return shlex.join(['python', 'main.py', *flags])
 
 
-def chosen_examples(predictor: inference.Predictor, samples: cache.Samples | volume_files.Volumes,
+def chosen_examples(predictor: inference.Predictor, samples: cache.Samples | prepared.Volumes,
                     scores: pd.DataFrame, masks: Path) -> list[html.Example]:
     """The worst, median and best cases for the report, their predictions read back from the folder `masks`."""
     experiment, rows, examples = predictor.experiment, samples.rows, []
-    data = kinds.of(experiment)
+    data = kinds.kind_of(experiment)
     for case, kind in html.choose_examples(scores, experiment.config.evaluation.pictures):
         where = np.flatnonzero(rows.case == case)
         shown = data.example(predictor, data.part(samples, slice(where[0], where[-1] + 1)), masks)
@@ -148,12 +147,12 @@ def chosen_examples(predictor: inference.Predictor, samples: cache.Samples | vol
     return examples
 
 
-def open_whole(data: kinds.Kind, experiment: Experiment, rows: pd.DataFrame, *, of: int
-               ) -> tuple[cache.Samples | volume_files.Volumes, dict[str, str]]:
+def open_whole(data: kinds.Kind, experiment: Experiment, rows: pd.DataFrame, *, total: int
+               ) -> tuple[cache.Samples | prepared.Volumes, dict[str, str]]:
     """(the samples of all cases that can be read, {case: why} of the others, where config.data.on_error is 'skip').
 
     A volume of which one slice cannot be read is left out whole. Raises InputError where that is more than the share
-    config.data.max_skipped `of` all samples, or everything.
+    config.data.max_skipped of the `total` samples, or everything.
     """
     samples, limit = data.open_samples(experiment, rows), experiment.config.data.max_skipped
     kept, wanted = samples.rows.case.value_counts(), rows.case.value_counts()
@@ -162,8 +161,8 @@ def open_whole(data: kinds.Kind, experiment: Experiment, rows: pd.DataFrame, *, 
         return samples, {}
     reasons = {case: next(samples.skipped[path] for path in rows.path[rows.case == case] if path in samples.skipped)
                for case in sorted(lost)}
-    if len(samples.skipped) > limit * of or len(lost) == len(wanted):
+    if len(samples.skipped) > limit * total or len(lost) == len(wanted):
         raise InputError(f'{len(lost)} of {len(wanted)} cases cannot be read; config.data.max_skipped allows a share '
-                         f'of {limit} of {of} samples, and a case must be left. The first: {reasons[min(lost)]}')
+                         f'of {limit} of {total} samples, and a case must be left. The first: {reasons[min(lost)]}')
     whole = rows[~rows.case.isin(lost)].reset_index(drop=True)
     return samples if len(whole) == len(samples.rows) else data.open_samples(experiment, whole), reasons

@@ -1,6 +1,7 @@
 """The two kinds of samples, images and volumes, as the modes see them: the same functions of both.
 
-images.py and volumes.py fill in the fields; every mode asks `of(experiment)` and then does not know which it has.
+image_kind.py and volume_kind.py fill in the fields; every mode asks `kind_of(experiment)` and then does not know
+which it has.
 """
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
@@ -10,11 +11,11 @@ import pandas as pd
 
 from unet_jax.evaluation.cases import Case
 from unet_jax.experiment import Experiment
-from unet_jax.modes import images, volumes
+from unet_jax.modes import image_kind, volume_kind
 
 
 class Kind(NamedTuple):
-    """`samples` stands for what `open_samples` returns: `cache.Samples` or `volumes.Volumes`."""
+    """`samples` stands for what `open_samples` returns: `cache.Samples` or `prepared.Volumes`."""
     rows: Callable[[Experiment, pd.DataFrame], pd.DataFrame]  # the frame -> a row a sample, with its `mask_file`
     open_samples: Callable[[Experiment, pd.DataFrame], Any]  # (experiment, rows) -> samples
     training_samples: Callable[..., dict[str, Any]]  # (experiment, train=rows, valid=rows) -> {'train', 'valid'}
@@ -25,8 +26,9 @@ class Kind(NamedTuple):
     # (position in rows, bit sets at the file's own size, or why there are none)
 
 
-IMAGES, VOLUMES = (Kind(**{name: getattr(module, name) for name in Kind._fields}) for module in (images, volumes))
+IMAGES, VOLUMES = (Kind(**{name: getattr(module, name) for name in Kind._fields})
+                   for module in (image_kind, volume_kind))
 
 
-def of(experiment: Experiment) -> Kind:
+def kind_of(experiment: Experiment) -> Kind:
     return VOLUMES if experiment.format.volumetric else IMAGES

@@ -12,8 +12,8 @@ from unet_jax.errors import InputError
 from unet_jax.formats import mask_file
 from unet_jax.formats.inputs import check_output
 from unet_jax.inference import ledger, members
-from unet_jax.inference import predict as inference
-from unet_jax.modes import kinds, volumes
+from unet_jax.inference import predictor as inference
+from unet_jax.modes import kinds, volume_kind
 from unet_jax.progress import bar
 from unet_jax.training import processes
 
@@ -25,7 +25,7 @@ def predict(config: ConfigDict, folder: Path, *, sources: Sequence[str], output:
     chosen = members.choose([folder, *map(Path, ensemble)], which)
     predictor, used, home = inference.restore_members(config, chosen), members.told(chosen), members.home(chosen)
     if predictor.experiment.config.evaluation.postprocess and predictor.experiment.format.volumetric:
-        predictor = predictor._replace(limits=volumes.limits(predictor, home, used, None))
+        predictor = predictor._replace(limits=volume_kind.limits(predictor, home, used, None))
         used = f'{used}, post-processed: {predictor.limits}, in mm³'
     target = Path(output) if output else home / 'predictions'
     processes.by_the_first(lambda: write(predictor, sources, target, used), 'predict')
@@ -54,7 +54,7 @@ def write(predictor: inference.Predictor, sources: Sequence[str], output: Path, 
     if len(to_do) < len(rows):
         print(f'{len(rows) - len(to_do)} of {len(rows)} are there already, by the same network and settings: left as '
               'they are')
-    for index, found in bar(kinds.of(experiment).predict(predictor, to_do), total=len(to_do), desc='predicting',
+    for index, found in bar(kinds.kind_of(experiment).predict(predictor, to_do), total=len(to_do), desc='predicting',
                             unit='case'):
         row = to_do.iloc[index]
         if isinstance(found, str):
@@ -85,6 +85,6 @@ def draw(predictor: inference.Predictor, row: pd.Series, bits: np.ndarray, path:
     content = experiment.format.read(row.root, row, experiment.settings.channels)
     space = {} if content.affine is None else {'spacing': tuple(row.spacing),
                                                'orientation': ''.join(nibabel.aff2axcodes(content.affine))}
-    figure = overlays.overlay(content.image, None, labels.region_masks(bits, experiment.of), experiment.names,
+    figure = overlays.overlay(content.image, None, labels.region_masks(bits, experiment.region_bits), experiment.names,
                               title=row.path if content.affine is None else row.case, **space)
     overlays.save(figure, path)

@@ -29,7 +29,7 @@ def start(config: ConfigDict, folder: Path, *, distributed: bool | None = False,
     Raises InputError for a config that cannot be followed, for a folder that cannot be
     written to, and where jax finds no such devices as the environment names.
     """
-    config_check.check(config)
+    config_check.check_config(config)
     make_absolute(config, folder)
     try_ends(config, folder, mode, output)
     set_flags(config)
@@ -55,10 +55,10 @@ def try_ends(config: ConfigDict, folder: Path, mode: str, output: str | None) ->
     A mode that needs a work directory which is not there says so itself.
     """
     if mode == 'predict' and output:
-        folders.check(output, '--output')
+        folders.check_writable(output, '--output')
     elif mode in ('annotate', 'train') or mode in WRITTEN and os.path.lexists(folder):
         for name in WRITTEN[mode]:
-            folders.check(folder / name, '--workdir')
+            folders.check_writable(folder / name, '--workdir')
     for path in (folder / name for name in APPENDED if mode == 'train'):
         if os.path.lexists(path) and not (path.is_file() and os.access(path, os.W_OK)):
             raise InputError(f'{path}: cannot be written to; make it a writable file, or name another --workdir')

@@ -143,7 +143,7 @@ def copy_files(config: ConfigDict, folder: Path, path: Path) -> None:
 def begin(config: ConfigDict, folder: Path, frame: pd.DataFrame) -> together.Member:
     """What a run trains: its experiment, its samples, and where it goes."""
     experiment = create(config)
-    data = kinds.of(experiment)
+    data = kinds.kind_of(experiment)
     rows = data.rows(experiment, frame)
     parts = {use: rows[rows.subset == subset].reset_index(drop=True)
              for use, subset in (('train', 'train'), ('valid', config.train.validate))}
@@ -155,7 +155,7 @@ def begin(config: ConfigDict, folder: Path, frame: pd.DataFrame) -> together.Mem
                              f'config.train.validate); there are {rows.subset.value_counts().to_dict()}')
     with processes.first_process_first('samples'):  # once where the cache is shared, else once a host
         samples = data.training_samples(experiment, **parts)
-    note_skipped(config, folder, unread(frame) | samples['train'].skipped | samples['valid'].skipped, of=len(rows))
+    note_skipped(config, folder, unread(frame) | samples['train'].skipped | samples['valid'].skipped, total=len(rows))
     return together.Member(experiment, samples, folder)
 
 
@@ -182,13 +182,13 @@ def unread(frame: pd.DataFrame) -> dict[str, str]:
     return found
 
 
-def note_skipped(config: ConfigDict, folder: Path, skipped: dict[str, str], *, of: int) -> None:
+def note_skipped(config: ConfigDict, folder: Path, skipped: dict[str, str], *, total: int) -> None:
     """Writes skipped.json, {path: why}, where config.data.on_error = 'skip' left something out of training.
 
     Raises InputError where that is more than the share config.data.max_skipped, or not what this run began with.
     """
-    if len(skipped) > config.data.max_skipped * of:
-        raise InputError(f'{len(skipped)} of {of} samples cannot be read, more than config.data.max_skipped = '
+    if len(skipped) > config.data.max_skipped * total:
+        raise InputError(f'{len(skipped)} of {total} samples cannot be read, more than config.data.max_skipped = '
                          f'{config.data.max_skipped}; the first: {"; ".join(list(skipped.values())[:3])}')
     known = folder / 'skipped.json'
     before = json.loads(known.read_text(encoding='utf-8')) if known.exists() else None

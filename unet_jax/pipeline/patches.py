@@ -12,7 +12,7 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 
-from unet_jax.pipeline.volumes import Volume, Volumes, voxel_size
+from unet_jax.pipeline.prepared import Volume, Volumes, voxel_size
 
 
 class Patches(NamedTuple):
@@ -65,16 +65,16 @@ class Tiles(NamedTuple):
 
 def tiles(volumes: Volumes, size: tuple[int, int, int]) -> Tiles:
     """The tiles of all cases, case by case."""
-    places, owned, of = [], [], []
+    places, owned, volume_of = [], [], []
     for k in range(len(volumes.folders)):
         shape = volumes[k].label.shape
         axes = [starts(n, side, 0.0) for n, side in zip(shape, size, strict=True)]
         shares = [share(begin, side, n) for begin, side, n in zip(axes, size, shape, strict=True)]
         places += itertools.product(*axes)
         owned += itertools.product(*shares)
-        of += [k] * (len(places) - len(of))
-    return Tiles(volumes, volumes.rows.iloc[of].reset_index(drop=True).assign(
-        volume=of, start=pd.Series(places, dtype=object), owned=pd.Series(owned, dtype=object)), size)
+        volume_of += [k] * (len(places) - len(volume_of))
+    return Tiles(volumes, volumes.rows.iloc[volume_of].reset_index(drop=True).assign(
+        volume=volume_of, start=pd.Series(places, dtype=object), owned=pd.Series(owned, dtype=object)), size)
 
 
 def share(begin: list[int], side: int, length: int) -> list[tuple[int, int]]:

@@ -182,11 +182,11 @@ def surfaces(grid: Grid, every: tuple[slice, ...], spacing: tuple[float, ...]) -
     found = []
     if not grid.head.all():
         found.append(('head', -1, viewer_pack.surface(grid.head[every], spacing, 6000)))
-    for of in ('reference', 'prediction'):
-        masks = getattr(grid, of)
+    for source in ('reference', 'prediction'):
+        masks = getattr(grid, source)
         for r in range(0 if masks is None else masks.shape[-1]):
-            found.append((of, r, viewer_pack.surface(masks[every][..., r], spacing, 5000)))
-    return [{'of': of, 'region': r, **mesh} for of, r, mesh in found if mesh]
+            found.append((source, r, viewer_pack.surface(masks[every][..., r], spacing, 5000)))
+    return [{'of': source, 'region': r, **mesh} for source, r, mesh in found if mesh]
 
 
 def _sequences(case: Case, grid: Grid, every: tuple[slice, ...]) -> list[dict]:

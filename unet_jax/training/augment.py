@@ -37,7 +37,7 @@ def augment(
     picture; None where 0 is outside the brain. Returns image and label (*size) with the types they came with. Raises
     InputError for a config that cannot be followed.
     """
-    check(config, label.ndim)
+    check_augment(config, label.ndim)
     size = label.shape if size is None else size
     scalar_key, noise_key, elastic_key = jax.random.split(key, 3)
     # every scalar in one draw, a row per transform: a draw for each takes longer, to compile above all
@@ -82,7 +82,7 @@ def intensity_transforms(image: jax.Array, uniforms: jax.Array, noise_key: jax.A
     return image
 
 
-def check(config: ConfigDict, axes: int) -> None:
+def check_augment(config: ConfigDict, axes: int) -> None:
     """Raises InputError where `config` does not fit `axes` spatial axes or holds a range that is none."""
     if len(config.flip) != axes:
         raise InputError(f'config.augment.flip = {config.flip} has {len(config.flip)} axes; the images have {axes}')

@@ -110,7 +110,7 @@ def stack(batches: list[Batch]) -> Batch:
     return {name: np.stack([batch[name] for batch in batches]) for name in batches[0]}
 
 
-def check(config: ConfigDict, start: int) -> None:
+def check_dispatch(config: ConfigDict, start: int) -> None:
     """Raises InputError unless everything that happens between steps falls between programs."""
     several = config.steps_per_dispatch
     if several < 1:

@@ -49,9 +49,9 @@ def create_programs(experiment: Experiment, *, devices: list | None = None, samp
     module = unet.for_devices(experiment.module, mesh.devices.flat)
     transform = optimizer.create(config.optimizer, config.train.steps)
     schedule = optimizer.learning_rate(config.optimizer, config.train.steps)
-    step = steps.make_train_step(config, module, transform, experiment.of, schedule,
+    step = steps.make_train_step(config, module, transform, experiment.region_bits, schedule,
                                  lambda x: jax.lax.with_sharding_constraint(x, sharding.of_batch(mesh)['image']))
-    predict = steps.make_predict_step(config, module, experiment.of)
+    predict = steps.make_predict_step(config, module, experiment.region_bits)
 
     def create() -> states.State:
         return states.create(init_params(experiment), transform)
@@ -59,7 +59,7 @@ def create_programs(experiment: Experiment, *, devices: list | None = None, samp
     def overlap(params, batch, owned):
         bits = labels.from_probabilities(predict(params, batch), threshold=config.evaluation.threshold,
                                          regions=experiment.regions, classes=experiment.classes)
-        return validation.count(bits, batch['label'], owned, experiment.of), batch['index'], batch['valid']
+        return validation.count(bits, batch['label'], owned, experiment.region_bits), batch['index'], batch['valid']
 
     abstract = jax.eval_shape(create)
     placed = sharding.of_state(abstract, mesh)
@@ -104,7 +104,7 @@ def train(experiment: Experiment, samples: dict[str, Samples], folder: Path, *, 
     programs = create_programs(experiment, devices=devices, samples=samples['train'])
     state, notes = restore_or_create(programs, folder / 'checkpoints')
     start = int(state.step)
-    dispatch.check(config, start)
+    dispatch.check_dispatch(config, start)
     journal = Journal(folder, start=start, notes=notes, skip_nonfinite=config.skip_nonfinite,
                       samples_of=lambda step: name_samples(experiment, samples['train'], step))
     agreed = processes.agreement(programs.mesh)

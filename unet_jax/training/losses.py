@@ -107,7 +107,7 @@ def total(config: ConfigDict, logits: jax.Array | Sequence[jax.Array], target: j
     Raises InputError for an unknown term or activation, and where the number of logits does not fit the regions.
     """
     heads = list(logits) if isinstance(logits, (list, tuple)) else [logits]
-    check(config, heads[0].shape[-1], target.shape[-1])
+    check_loss(config, heads[0].shape[-1], target.shape[-1])
     values = []
     for k, head in enumerate(heads):
         goal = target if k == 0 else coarsen(target, 2**k)
@@ -118,7 +118,7 @@ def total(config: ConfigDict, logits: jax.Array | Sequence[jax.Array], target: j
     return sum(w * s for w, s in zip(share, sums, strict=True)) / sum(share), values[0]
 
 
-def check(config: ConfigDict, channels: int, regions: int) -> None:
+def check_loss(config: ConfigDict, channels: int, regions: int) -> None:
     if config.activation not in ('sigmoid', 'softmax'):
         raise InputError(f'config.loss.activation = {config.activation!r}: choose sigmoid or softmax')
     names = [name for name, _ in config.terms]

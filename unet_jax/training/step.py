@@ -79,10 +79,10 @@ def forward(config: ConfigDict, module, params, image: jax.Array) -> list[jax.Ar
     return [unet.apply(module, params, image)]
 
 
-def make_train_step(config: ConfigDict, module, optimizer: optax.GradientTransformation, of: tuple[int, ...],
+def make_train_step(config: ConfigDict, module, optimizer: optax.GradientTransformation, region_bits: tuple[int, ...],
                     schedule: optax.Schedule, place: Callable = lambda x: x
                     ) -> Callable[[State, dict], tuple[State, Metrics]]:
-    """The pure function (state, batch) -> (state, metrics); `of` are the bit sets of the regions.
+    """The pure function (state, batch) -> (state, metrics); `region_bits` are the bit sets of the regions.
 
     A third argument, the seed of the augmentation, is config.seed unless runs of several seeds share the program.
     `place` says where augmented images and labels lie, which the compiler loses track of in the augmentation.
@@ -93,11 +93,11 @@ def make_train_step(config: ConfigDict, module, optimizer: optax.GradientTransfo
 
     def train_step(state: State, batch: dict, seed: int | jax.Array = config.seed) -> tuple[State, Metrics]:
         image, label = prepare(batch, config, jax.random.fold_in(jax.random.key(0), seed))
-        image, target = place(image), labels.region_masks(place(label), of)
+        image, target = place(image), labels.region_masks(place(label), region_bits)
 
         def objective(params):
             return losses.total(config.loss, forward(config, module, params, image), target, batch['valid'],
-                                labels.outer_first(of))
+                                labels.outer_first(region_bits))
 
         (loss, terms), gradient = jax.value_and_grad(objective, has_aux=True)(state.params)
         norm = optax.global_norm(gradient)
@@ -123,7 +123,7 @@ def ema_decay(decay: float, done: jax.Array) -> jax.Array:
     return jnp.minimum(decay, (1.0 + done) / (10.0 + done))
 
 
-def make_predict_step(config: ConfigDict, module, of: tuple[int, ...]) -> Callable[[dict, dict], jax.Array]:
+def make_predict_step(config: ConfigDict, module, region_bits: tuple[int, ...]) -> Callable[[dict, dict], jax.Array]:
     """The pure function (params, batch) -> probabilities (B, *S, R) float32 of the regions.
 
     With `config.evaluation.flips` the mean over all mirrorings of the axes in `config.augment.flip`, in a loop around
@@ -136,10 +136,10 @@ def make_predict_step(config: ConfigDict, module, of: tuple[int, ...]) -> Callab
         image = jax.vmap(lambda x: normalise(x, config.data.standardise)[0])(batch['image'])
 
         def add(total, mirrored):
-            found = probabilities(config, unet.apply(module, params, flip(image, mirrored)), of)
+            found = probabilities(config, unet.apply(module, params, flip(image, mirrored)), region_bits)
             return total + flip(found, mirrored), None
 
-        total = jnp.zeros((*image.shape[:-1], len(of)))
+        total = jnp.zeros((*image.shape[:-1], len(region_bits)))
         return jax.lax.scan(add, total, jnp.asarray(views))[0] / len(views)
 
     def flip(array: jax.Array, mirrored: jax.Array) -> jax.Array:
@@ -148,7 +148,7 @@ def make_predict_step(config: ConfigDict, module, of: tuple[int, ...]) -> Callab
     return predict_step
 
 
-def probabilities(config: ConfigDict, logits: jax.Array, of: tuple[int, ...]) -> jax.Array:
+def probabilities(config: ConfigDict, logits: jax.Array, region_bits: tuple[int, ...]) -> jax.Array:
     """(…, R) logits of a sigmoid, or (…, 1 + R) of a softmax with the background first -> (…, R) of the regions.
 
     A softmax's channel stands for the innermost region of a pixel (`losses.exclusive`), so a region's probability is
@@ -156,5 +156,5 @@ def probabilities(config: ConfigDict, logits: jax.Array, of: tuple[int, ...]) ->
     """
     if config.loss.activation == 'sigmoid':
         return jax.nn.sigmoid(logits)
-    inside = np.array([[inner & outer == inner for outer in of] for inner in of], np.float32)
+    inside = np.array([[inner & outer == inner for outer in region_bits] for inner in region_bits], np.float32)
     return jax.nn.softmax(logits)[..., 1:] @ inside

@@ -74,7 +74,7 @@ def create_program(experiment: Experiment, mesh: Mesh) -> Callable:
     transform = optimizer.create(config.optimizer, config.train.steps)
     schedule = optimizer.learning_rate(config.optimizer, config.train.steps)
     module = unet.for_devices(experiment.module, mesh.devices.flat)
-    step = steps.make_train_step(config, module, transform, experiment.of, schedule)
+    step = steps.make_train_step(config, module, transform, experiment.region_bits, schedule)
     everywhere = sharding.replicated(mesh)
     return jax.jit(jax.vmap(step), donate_argnums=0, in_shardings=(everywhere, split(mesh), everywhere),
                    out_shardings=everywhere)

@@ -18,7 +18,7 @@ from unet_jax.training import sharding
 log = logging.getLogger('unet_jax')
 
 
-def count(bits: jax.Array, label: jax.Array, owned: jax.Array, of: tuple[int, ...]) -> jax.Array:
+def count(bits: jax.Array, label: jax.Array, owned: jax.Array, region_bits: tuple[int, ...]) -> jax.Array:
     """(B, R, 3) true positives, predicted and true voxels of bit sets (B, *S), of the voxels from owned[b, axis, 0]
     up to owned[b, axis, 1] along each axis; the others are another sample's."""
     inside = jnp.ones((), bool)
@@ -27,7 +27,7 @@ def count(bits: jax.Array, label: jax.Array, owned: jax.Array, of: tuple[int, ..
         place = jnp.arange(bits.shape[axis + 1])
         mine = (place >= low[:, None]) & (place < high[:, None])  # (B, side)
         inside = inside & jnp.expand_dims(mine, [a + 1 for a in range(owned.shape[1] + 1) if a != axis])
-    found, true = (labels.region_masks(b, of) & inside for b in (bits, label))
+    found, true = (labels.region_masks(b, region_bits) & inside for b in (bits, label))
     axes = tuple(range(1, bits.ndim))
     return jnp.stack([(found & true).sum(axes), found.sum(axes), true.sum(axes)], -1)
 

@@ -13,8 +13,8 @@ from unet_jax.errors import InputError
 from unet_jax.evaluation import cases, modalities, overlap, tuning
 from unet_jax.experiment import Experiment
 from unet_jax.inference import postprocess, sliding_window
-from unet_jax.inference import predict as inference
-from unet_jax.pipeline import patches, volumes
+from unet_jax.inference import predictor as inference
+from unet_jax.pipeline import patches, prepared
 from unet_jax.progress import bar
 from unet_jax.training import space
 from unet_jax.workdir import write_text
@@ -22,13 +22,13 @@ from unet_jax.workdir import write_text
 
 def rows(experiment: Experiment, frame: pd.DataFrame) -> pd.DataFrame:
     """A row a case; `mask_file` is where its predicted mask goes, in the folder of its subset's."""
-    found = volumes.rows(frame)
+    found = prepared.rows(frame)
     return found.assign(mask_file=experiment.format.masks(found))
 
 
-def open_samples(experiment: Experiment, rows: pd.DataFrame) -> volumes.Volumes:
+def open_samples(experiment: Experiment, rows: pd.DataFrame) -> prepared.Volumes:
     data = experiment.config.data
-    return volumes.open_volumes(rows, experiment.settings, data.cache, on_error=data.on_error, limit=data.cache_limit)
+    return prepared.open_volumes(rows, experiment.settings, data.cache, on_error=data.on_error, limit=data.cache_limit)
 
 
 def training_samples(experiment: Experiment, train: pd.DataFrame, valid: pd.DataFrame
@@ -40,9 +40,9 @@ def training_samples(experiment: Experiment, train: pd.DataFrame, valid: pd.Data
     return {'train': patches.Patches(train, train.rows, size, foreground, cut), 'valid': patches.tiles(valid, size)}
 
 
-def part(samples: volumes.Volumes, where: slice) -> volumes.Volumes:
+def part(samples: prepared.Volumes, where: slice) -> prepared.Volumes:
     """Some consecutive cases."""
-    return volumes.Volumes(samples.folders[where], samples.rows[where].reset_index(drop=True))
+    return prepared.Volumes(samples.folders[where], samples.rows[where].reset_index(drop=True))
 
 
 def reference(experiment: Experiment, row) -> np.ndarray:
@@ -51,7 +51,7 @@ def reference(experiment: Experiment, row) -> np.ndarray:
     return labels.from_ids(ids, experiment.classes)
 
 
-def segment_volume(predictor: inference.Predictor, volume: volumes.Volume, row, keep: tuple[bool, ...] | None = None
+def segment_volume(predictor: inference.Predictor, volume: prepared.Volume, row, keep: tuple[bool, ...] | None = None
                    ) -> np.ndarray:
     """The predicted bit sets (X, Y, Z) of a case in the file's own voxels, from the modalities to `keep`."""
     return to_bits(predictor, sliding_window.segment(predictor, volume, keep=keep), row)
@@ -60,12 +60,12 @@ def segment_volume(predictor: inference.Predictor, volume: volumes.Volume, row, 
 def to_bits(predictor: inference.Predictor, masks: np.ndarray, row) -> np.ndarray:
     """Region masks (X, Y, Z, R) of a case -> bit sets (X, Y, Z), post-processed."""
     experiment = predictor.experiment
-    masks = postprocess.apply(masks, predictor.limits, of=experiment.of, names=experiment.names,
+    masks = postprocess.apply(masks, predictor.limits, region_bits=experiment.region_bits, names=experiment.names,
                               voxel=float(np.prod(row.spacing)))
     return labels.paint(masks, experiment.regions, experiment.classes)
 
 
-def segment(predictor: inference.Predictor, samples: volumes.Volumes, masks: Path) -> Iterator[cases.Case]:
+def segment(predictor: inference.Predictor, samples: prepared.Volumes, masks: Path) -> Iterator[cases.Case]:
     """Every case with prediction and reference; a NIfTI of each prediction goes to the folder `masks`."""
     experiment = predictor.experiment
     for index in bar(range(len(samples.rows)), desc='evaluating', unit='case'):
@@ -80,13 +80,13 @@ def segment(predictor: inference.Predictor, samples: volumes.Volumes, masks: Pat
         yield cases.Case(row.case, row.group, tuple(row.spacing), bits, reference(experiment, row), *unsure)
 
 
-def brain(volume: volumes.Volume) -> np.ndarray:
+def brain(volume: prepared.Volume) -> np.ndarray:
     """(X, Y, Z) bool in the file's own voxels: where a prepared case is not 0 in every modality."""
     inside = (volume.image != 0).any(-1, keepdims=True).astype(np.float32)
-    return volumes.put_back(inside, volume.grid)[..., 0] > 0.5
+    return prepared.put_back(inside, volume.grid)[..., 0] > 0.5
 
 
-def with_modality_subsets(predictor: inference.Predictor, samples: volumes.Volumes) -> list[dict]:
+def with_modality_subsets(predictor: inference.Predictor, samples: prepared.Volumes) -> list[dict]:
     """Dice of every case, region and subset of the modalities: case, group, region, modalities, dice, present."""
     experiment, lines = predictor.experiment, []
     convention, names = experiment.config.evaluation.convention, tuple(experiment.config.data.modalities)
@@ -94,7 +94,7 @@ def with_modality_subsets(predictor: inference.Predictor, samples: volumes.Volum
     for index, kept in bar([(k, c) for k in range(len(samples.rows)) for c in chosen], desc='modalities', unit='pass'):
         row = samples.rows.iloc[index]
         bits = segment_volume(predictor, samples[index], row, tuple(name in kept for name in names))
-        pair = [labels.region_masks(b, experiment.of) for b in (reference(experiment, row), bits)]
+        pair = [labels.region_masks(b, experiment.region_bits) for b in (reference(experiment, row), bits)]
         lines += [{'case': row.case, 'group': row.group, 'region': name, 'modalities': '+'.join(kept),
                    'dice': overlap.dice(overlap.counts(*(m[..., r] for m in pair)), convention=convention),
                    'present': bool(pair[0][..., r].any())}
@@ -123,20 +123,23 @@ def limits(predictor: inference.Predictor, folder: Path, used: int | str, valid:
         for index in bar(range(len(samples.rows)), desc='tuning', unit='case'):
             row = samples.rows.iloc[index]
             masks = sliding_window.segment(predictor, samples[index])
-            yield masks, labels.region_masks(reference(experiment, row), experiment.of), float(np.prod(row.spacing))
+            true = labels.region_masks(reference(experiment, row), experiment.region_bits)
+            yield masks, true, float(np.prod(row.spacing))
 
-    found = tuning.tune(pairs(), of=experiment.of, names=experiment.names, convention=config.convention)
+    found = tuning.tune(pairs(), region_bits=experiment.region_bits, names=experiment.names,
+                        convention=config.convention)
     write_text(path, json.dumps({**made, 'cases': len(samples.rows), **found}, indent=1) + '\n')
     return postprocess.Limits(found['component'], found['enhancing'])
 
 
-def example(predictor: inference.Predictor, samples: volumes.Volumes, masks: Path) -> dict:
+def example(predictor: inference.Predictor, samples: prepared.Volumes, masks: Path) -> dict:
     """Fields of `html.Example` of the one case in `samples`, its prediction read back from the folder `masks`."""
     experiment, row = predictor.experiment, samples.rows.iloc[0]
     content = experiment.format.read(experiment.settings.root, row, experiment.settings.channels)
     ids, _ = nifti_file.read_label(masks / row.mask_file, experiment.classes)
-    return {'image': content.image, 'reference': labels.region_masks(reference(experiment, row), experiment.of),
-            'prediction': labels.region_masks(labels.from_ids(ids, experiment.classes), experiment.of),
+    return {'image': content.image,
+            'reference': labels.region_masks(reference(experiment, row), experiment.region_bits),
+            'prediction': labels.region_masks(labels.from_ids(ids, experiment.classes), experiment.region_bits),
             'spacing': tuple(row.spacing), 'orientation': ''.join(nibabel.aff2axcodes(content.affine)),
             'affine': content.affine}
 
@@ -146,7 +149,7 @@ def predict(predictor: inference.Predictor, rows: pd.DataFrame) -> Iterator[tupl
     settings = predictor.experiment.settings
     for index, row in enumerate(rows.itertuples()):
         try:
-            volume = volumes.in_memory(row, settings._replace(root=row.root))
+            volume = prepared.in_memory(row, settings._replace(root=row.root))
         except InputError as error:
             yield index, str(error)
         else:

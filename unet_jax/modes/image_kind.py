@@ -11,7 +11,7 @@ from unet_jax.annotations import labels
 from unet_jax.errors import InputError
 from unet_jax.evaluation import cases
 from unet_jax.experiment import Experiment
-from unet_jax.inference import predict as inference
+from unet_jax.inference import predictor as inference
 from unet_jax.pipeline import cache, decode
 from unet_jax.progress import bar
 
@@ -73,8 +73,8 @@ def example(predictor: inference.Predictor, samples: cache.Samples, masks: Path)
     image = [experiment.format.read(root, row, channels).image for row in rows.itertuples()]
     volume = rows.slice.notna().any()
     picture, reference, prediction = (np.stack(a, 2) if volume else a[0] for a in (image, true, found))
-    return {'image': picture, 'reference': labels.region_masks(reference, experiment.of),
-            'prediction': labels.region_masks(prediction, experiment.of),
+    return {'image': picture, 'reference': labels.region_masks(reference, experiment.region_bits),
+            'prediction': labels.region_masks(prediction, experiment.region_bits),
             'spacing': (1.0, 1.0, 1.0) if volume else None}
 
 

@@ -68,7 +68,7 @@ class Volumes(NamedTuple):
         return open_volume(self.folders[index])
 
 
-def check(settings: Settings) -> None:
+def check_grid(settings: Settings) -> None:
     """Raises InputError for sizes, spacings and orientations that are none."""
     if len(settings.size) != 3 or min(settings.size) < 1:
         raise InputError(f'config.data.size is {settings.size}; the patch of a volume has three sides: 128,128,128')

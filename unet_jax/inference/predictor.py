@@ -37,7 +37,7 @@ def create(experiment: Experiment, *params: Any) -> Predictor:
     mesh = sharding.create_mesh(jax.local_devices())
     sharding.check_batch_size(experiment.config.evaluation.batch_size, mesh, 'config.evaluation.batch_size')
     module = unet.for_devices(experiment.module, mesh.devices.flat)
-    step = make_predict_step(experiment.config, module, experiment.of)
+    step = make_predict_step(experiment.config, module, experiment.region_bits)
     everywhere, split = sharding.replicated(mesh), sharding.split(mesh)
     return Predictor(experiment, tuple(jax.device_put(p, everywhere) for p in params),
                      jax.jit(step, in_shardings=(everywhere, split), out_shardings=split), mesh)
