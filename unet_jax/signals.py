@@ -31,8 +31,8 @@ def handled(handle: Callable[[int], None], overdue: Callable[[int], None]) -> It
     """`handle(number)` for both signals, and what was before afterwards.
 
     Python runs `handle` in the main thread, between two steps of its own code. XLA's compiler keeps the main thread
-    for up to minutes (with jax 0.12; 0.10 looked at signals in between). So a signal that `handle` has not answered within
-    PATIENCE is passed to `overdue`, in a thread.
+    for up to minutes (with jax 0.12; 0.10 looked at signals in between). So a signal that `handle` has not answered
+    within PATIENCE is passed to `overdue`, in a thread.
     """
     numbers = (signal.SIGINT, signal.SIGTERM)
     waiting, told = socket.socketpair()
