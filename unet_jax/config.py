@@ -79,7 +79,7 @@ FIELDS = {
     'data.split_seed': Field(0, seed,
         'seed of the split into subsets and folds, and of phantoms: runs of another seed have the same subsets'),
     'data.group_pattern': Field('', text,
-        "of pairs, a regular expression over a path: (patient), or (patient) and (slice number); '' finds out"),
+        "of images, a regular expression over a path: (patient), or (patient) and (slice number); '' finds out, in pairs"),
     'data.mask_values': Field((), mask_values, 'of pairs, what the values of masks are; () takes what they hold'),
     'data.split_file': Field('', path,
         "JSON {'train': [cases], 'valid': [], 'test': []} to split by; every run writes its own, splits.json"),
