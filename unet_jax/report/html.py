@@ -37,7 +37,7 @@ class Example(NamedTuple):
     prediction: np.ndarray | None
     names: tuple[str, ...]
     spacing: tuple[float, ...] | None = None
-    channel: int = 0
+    channel: int | None = None  # the one shown; None is the first, or of a colour image all
     orientation: str | None = None
     # of the viewer alone, as in `viewer.Case`
     sequences: tuple[str, ...] = ()
@@ -141,7 +141,7 @@ def _overlays(examples: Sequence[Example], pictures: Path) -> str:
     volumes = ' volumes' if examples[0].image.ndim == 4 else ''
     walk = viewer.html([viewer.Case(e.case, KINDS[e.kind], e.image if e.image.ndim > 2 else e.image[..., None],
                                     e.sequences, e.reference, e.prediction, e.names, e.scores, e.uncertainty,
-                                    e.spacing, e.orientation, e.affine) for e in examples])
+                                    e.spacing, e.orientation, e.affine, e.channel) for e in examples])
     return f'{walk}<p>{how} Choose a picture to enlarge it.</p><div class="films{volumes}">{figures}</div>'
 
 
