@@ -22,7 +22,7 @@ from unet_jax.modes.predict import write
 from unet_jax.modes.train import train
 from unet_jax.pipeline import cache, slices, stream
 from unet_jax.report import overlays, viewer
-from unet_jax.training import checkpoint, sharding
+from unet_jax.training import checkpoint, dispatch, sharding
 from unet_jax.training import step as steps
 
 
@@ -233,6 +233,31 @@ def test_a_patients_folder_is_predicted_as_it_was_evaluated_and_one_image_falls_
                           np.asarray(Image.open(folder / 'predictions/test' / case / masks[2].name)))
     write(predictor, [str(source / f'{case}_3.png')], tmp_path / 'one', str(used))
     assert len(list((tmp_path / 'one').glob('*.png'))) == 1 and 'no slices of patients' in caplog.text
+
+
+def test_slices_of_unlike_sizes_are_refused_by_name(tmp_path):
+    patients_set(tmp_path, people=3)
+    for name in ('P1/P1_4.png', 'P1/P1_4_mask.png'):
+        Image.new('L', (20, 24)).save(tmp_path / name)
+    with pytest.raises(InputError, match=r'P1/P1_1.png has 24×24 pixels, P1/P1_4.png 20×24; slices of one patient'):
+        pairs.read_frame(tmp_path)
+    assert pairs.read_frame(tmp_path, group_pattern=r'^(P\d)').slice.isna().all()
+
+
+def test_images_in_the_devices_memory_have_the_neighbours_and_scale_of_those_on_the_host(trained):
+    config, folder = trained
+    frame = frames.load(folder / 'annotations.parquet')
+    one = create(settle(config, frame))
+    samples = image_kind.open_samples(one, image_kind.rows(one, frame)).some(np.arange(3, 19))
+    resident = config.copy_and_resolve_references().train.copy_and_resolve_references()
+    with resident.unlocked():
+        resident.resident = True
+    mesh = sharding.create_mesh()
+    data = dispatch.resident(samples, resident, mesh)
+    batch = stream.batch(samples, seed=0, step=0, batch_size=8)
+    bare = {name: batch[name] for name in ('index', 'visit', 'valid')}
+    found = jax.jit(lambda data, batch: dispatch.gather(data, batch, mesh))(data, bare)
+    assert all(np.array_equal(found[name], batch[name]) for name in batch) and found.keys() == batch.keys()
 
 
 def test_data_without_slices_cannot_have_neighbours(tmp_path):

@@ -75,7 +75,9 @@ def read(root: str | os.PathLike, *, box_only: str = 'error', broken: str = 'err
                     tuple(split))
     elif own == {'test'}:
         rows = _with_valid(rows, below, split, seed, group_pattern)
-    frame = frames.build(_with_cases(rows))
+    rows = _with_cases(rows)
+    patients.check_sizes(rows)
+    frame = frames.build(rows)
     reader.note(frame, str(root))
     frame.attrs['annotation_files'] = [source.name for source in sources]
     for shared in frames.shared_names(frame):

@@ -153,6 +153,7 @@ def read_frame(root: str | Path, *, split=(0.7, 0.15, 0.15), seed: int = 0, fold
                'image_id': name, 'group': patient, 'case': case, 'slice': number}
         rows += [row | {'category_id': c, 'category': classes.names[c], 'segmentation': rle}
                  for c, rle in mask_values.segmentations(content, classes)] or [row]
+    people.check_sizes(rows)
     frame = frames.build(rows)
     frame.attrs['annotation_files'] = sorted(name for pair in pairs for name in pair.masks)
     reader.note(frame, str(root))

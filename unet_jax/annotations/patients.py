@@ -70,6 +70,19 @@ def tell(found: Found, where: str) -> None:
                  max(sizes.values()), next(iter(sizes)))
 
 
+def check_sizes(rows: list[dict]) -> None:
+    """Raises InputError where slices of one case, which are stacked, have unlike sizes. rows: those of a frame."""
+    first: dict[tuple[str, str], dict] = {}
+    for row in rows:
+        other = first.setdefault((row['subset'], row['case']), row)
+        sizes = [(one['width'], one['height']) for one in (other, row)]
+        if row.get('slice') is not None and sizes[0] != sizes[1]:
+            raise InputError(f'{other["path"]} has {sizes[0][0]}×{sizes[0][1]} pixels, {row["path"]} '
+                             f'{sizes[1][0]}×{sizes[1][1]}; slices of one patient ({row["case"]}) are stacked, so '
+                             'they must have one size. Where they are no slices, a config.data.group_pattern with one '
+                             'group, (patient), keeps them single images')
+
+
 def _compiles(pattern: str) -> bool:
     try:
         return bool(re.compile(pattern))

@@ -107,9 +107,15 @@ def example(predictor: inference.Predictor, samples: cache.Samples, masks: Path)
     image = [experiment.format.read(root, row, channels).image for row in rows.itertuples()]
     volume = rows.slice.notna().any()
     picture, reference, prediction = (np.stack(a, 2) if volume else a[0] for a in (image, true, found))
-    return {'image': picture, 'reference': labels.region_masks(reference, experiment.region_bits),
-            'prediction': labels.region_masks(prediction, experiment.region_bits),
-            'spacing': tuple(experiment.config.evaluation.spacing) or (1.0, 1.0, 1.0) if volume else None}
+    found = {'image': picture, 'reference': labels.region_masks(reference, experiment.region_bits),
+             'prediction': labels.region_masks(prediction, experiment.region_bits)}
+    if not volume:
+        return found
+    if not experiment.format.unspaced:
+        return found | {'spacing': (1.0, 1.0, 1.0)}
+    # rows and columns of pictures point as on a reading screen, though nothing in the files says so
+    return found | {'spacing': tuple(experiment.config.evaluation.spacing) or None, 'orientation': 'PLS',
+                    'letters': False}
 
 
 def predict(predictor: inference.Predictor, rows: pd.DataFrame) -> Iterator[tuple[int, np.ndarray | str]]:

@@ -39,6 +39,7 @@ class Example(NamedTuple):
     spacing: tuple[float, ...] | None = None
     channel: int | None = None  # the one shown; None is the first, or of a colour image all
     orientation: str | None = None
+    letters: bool = True
     # of the viewer alone, as in `viewer.Case`
     sequences: tuple[str, ...] = ()
     uncertainty: np.ndarray | None = None
@@ -127,7 +128,7 @@ def _overlays(examples: Sequence[Example], pictures: Path) -> str:
     for k, example in enumerate(examples, 1):
         figure = overlays.overlay(example.image, example.reference, example.prediction, example.names,
                                   title=example.case, spacing=example.spacing, channel=example.channel,
-                                  orientation=example.orientation)
+                                  orientation=example.orientation, letters=example.letters)
         stem = re.sub(r'\.(png|jpe?g|bmp|tiff?|webp|gif)$', '', example.case, flags=re.IGNORECASE)
         safe = re.sub(r'[^A-Za-z0-9._-]+', '_', stem)[:80]
         path = overlays.save(figure, pictures / f'{example.kind}-{k}-{safe}.png')

@@ -49,7 +49,7 @@ def colour(r: int) -> str:
 @plainly
 def overlay(image: np.ndarray, reference: np.ndarray | None, prediction: np.ndarray | None, names: tuple[str, ...], *,
             title: str = '', channel: int | None = None, region: int = 0, spacing: tuple[float, ...] | None = None,
-            orientation: str | None = None) -> Figure:
+            orientation: str | None = None, letters: bool = True) -> Figure:
     """One case: every plane plain and with outlines.
 
     image: (H, W), (H, W, C) or a volume (X, Y, Z, C); reference, prediction: the same grid, (…, R) bool, or None;
@@ -58,6 +58,7 @@ def overlay(image: np.ndarray, reference: np.ndarray | None, prediction: np.ndar
     `region`, or prediction where there is no reference. `spacing` is in mm per array axis.
     `orientation` says where each array axis points, as `nibabel.aff2axcodes`: 'LPS' is what BraTS files have and what
     volumes are taken to be; a 2-D image without it is shown as it is, without letters.
+    letters: whether they are drawn, which takes an orientation that is known.
     Raises InputError where shapes do not fit.
     """
     image = image[..., None] if image.ndim == 2 else image
@@ -78,7 +79,8 @@ def overlay(image: np.ndarray, reference: np.ndarray | None, prediction: np.ndar
                         or len(set(orientation) | {OPPOSITE[letter] for letter in orientation}) != 2 * axes):
         raise InputError(f"orientation {orientation!r}; expected a letter for each of {axes} axes, such as 'LPS'")
     if axes == 3:
-        return _draw(_planes(grey, reference, prediction, spacing, orientation or 'LPS', region), names, title)
+        planes = _planes(grey, reference, prediction, spacing, orientation or 'LPS', region)
+        return _draw(planes if letters else [plane._replace(towards='') for plane in planes], names, title)
     if orientation:  # a slice: a volume one voxel thick, of which one plane is worth seeing
         across = next(letter for letter in 'SPL' if not {letter, OPPOSITE[letter]} & set(orientation))
         thick = [None if array is None else array[:, :, None] for array in (grey, reference, prediction)]
