@@ -26,7 +26,8 @@ from pathlib import Path
 import common
 import numpy as np
 
-FEW = 24  # steps that are timed before the number of steps is fixed
+FEW = 9  # steps that are timed before the number of steps is fixed, in windows of WINDOW, of which the first compiles
+WINDOW = 3
 NAMES = {'here': 'unet_jax', 'monai': "MONAI's U-Net"}
 PER_CASE = 'volume Dice'  # of sets without slices, where an image is a case, Dice
 
@@ -114,19 +115,19 @@ def jax_worker(arguments) -> None:
         """Trains for about so many seconds, scores the test subset, and says what it took."""
         config, home = held['config'], held['home']
         begun = time.perf_counter()
-        rate = trained(config, home / 'timed', FEW)['rate']
+        rate = trained(config, home / 'timed', FEW, window=WINDOW, validations=1)['rate']
         compiling = time.perf_counter() - begun
         steps = steps_in(seconds, rate, config, int((held['rows'].subset == config.train.validate).sum()))
         told = trained(config, home / 'run', steps)
         evaluate(told.pop('config'), home / 'run', subset='test', which='best')
         return told | {'compiling': compiling, 'steps': steps}
 
-    def trained(config, folder: Path, steps: int) -> dict:
+    def trained(config, folder: Path, steps: int, *, window: int = 0, validations: int = 3) -> dict:
         config = config.copy_and_resolve_references()
         with config.unlocked():
-            every = max(1, -(-steps // 3))
+            every = -(-steps // validations)
             config.train.update({'steps': steps, 'evaluate_every': every, 'checkpoint_every': every,
-                                 'log_every': max(1, min(50, steps // 4))})
+                                 'log_every': window or max(1, min(50, steps // 4))})
             config.optimizer.warmup = min(config.optimizer.warmup, steps // 5)
         folder.mkdir(parents=True, exist_ok=True)
         frames.save(held['frame'], folder)
