@@ -30,15 +30,16 @@ def open_samples(experiment: Experiment, rows: pd.DataFrame) -> cache.Samples:
     return cache.open_samples(rows, experiment.settings, data.cache, on_error=data.on_error, limit=data.cache_limit)
 
 
-def training_samples(experiment: Experiment, train: pd.DataFrame, valid: pd.DataFrame, kept: np.ndarray
+def training_samples(experiment: Experiment, train: pd.DataFrame, valid: pd.DataFrame, kept: np.ndarray | None = None
                      ) -> dict[str, cache.Samples]:
     """What the loop trains on and validates on, without what cannot be read where the config says so.
 
-    Of patients all slices are opened: those that are not trained on count in the patient's scale, and are neighbours.
+    kept: positions in `train` of those trained on, all if None. Of patients all slices are opened: those
+    that are not trained on count in the patient's scale, and are neighbours.
     Raises InputError where neighbours are asked for and the data have no slices.
     """
     check_patients(experiment, train)
-    some = train.iloc[kept].reset_index(drop=True)
+    some = train if kept is None else train.iloc[kept].reset_index(drop=True)
     if not of_patients(experiment):
         return {'train': open_samples(experiment, some), 'valid': open_samples(experiment, valid)}
     whole = open_samples(experiment, train)
