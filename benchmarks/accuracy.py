@@ -281,7 +281,7 @@ def write(arguments, found: list[dict]) -> Path:
              f'{arguments.minutes:g} minutes of training each. Ours: {Path(arguments.config).name} '
              f'{" ".join(arguments.set)}'.rstrip() + '.',
              common.table(['', *NAMES.values()], totals),
-             *([f'{what.capitalize()} of every test patient:\n\n' + common.table(
+             *([f'{what[0].upper()}{what[1:]} of every test patient:\n\n' + common.table(
                  ['patient', 'fold', 'region', *NAMES.values()], rows)] if rows else []),
              'What it took, in seconds:\n\n' + common.table(
                  ['fold', 'our steps', 'seconds', 'of processor', "MONAI's steps", 'seconds', 'of processor',
