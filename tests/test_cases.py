@@ -10,7 +10,8 @@ def rows(*names):
     """A row a slice, numbered within its case."""
     seen = {}
     numbers = [seen.setdefault(n, []).append(0) or len(seen[n]) - 1 for n in names]
-    return pd.DataFrame({'case': names, 'group': names, 'slice': pd.array(numbers, dtype='Int64')})
+    paths = [f'{name}{k}' for name, k in zip(names, numbers, strict=True)]
+    return pd.DataFrame({'case': names, 'group': names, 'path': paths, 'slice': pd.array(numbers, dtype='Int64')})
 
 
 def test_slices_are_stacked_in_their_order_a_millimetre_apart():

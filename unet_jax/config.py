@@ -27,6 +27,7 @@ from unet_jax.fields import (
     one_of,
     path,
     regions,
+    scale,
     several,
     text,
     truth,
@@ -38,7 +39,7 @@ from unet_jax.model.networks import NETWORKS
 from unet_jax.model.unet import CHOICES
 from unet_jax.training.losses import LOSSES
 
-VOLUMES, SLICES_TOO = 'volumetric', 'stacked'
+VOLUMES, SLICES_TOO, IMAGES = 'volumetric', 'stacked', 'unspaced'
 share, positive, per_axis = number(0, 1), number(0, above=True), several(whole(1, 8192), (2, 3))
 LEVELS = range(1, 11)
 channels = several(whole(1, 16384), LEVELS)
@@ -57,9 +58,12 @@ FIELDS = {
     'data.channels': Field(1, whole(1, 64),
         'channels of image files, 1 grey or 3 RGB; slices have their 4 modalities, and volumes those of '
         'data.modalities'),
-    'data.standardise': Field(True, truth,
-        'each image to mean 0 and standard deviation 1, black margins left out (slices and volumes are, inside the '
-        'brain, anyway)'),
+    'data.standardise': Field(True, scale,
+        'each image to mean 0 and standard deviation 1, black margins left out, or, by patient, all slices of one by '
+        'their common mean and deviation (HDF5 slices and volumes are, inside the brain, anyway)'),
+    'data.neighbours': Field(0, whole(0, 16),
+        'slices of the patient on either side that the network sees too, as further channels; the middle one is '
+        'segmented, and at the ends the last one is repeated'),
     'data.categories': Field((), several(whole(0), once=True),
         'foreground category ids; () is every category that has annotations'),
     'data.names': Field((), several(text), 'names of the categories, which are taken from the data'),
@@ -79,7 +83,8 @@ FIELDS = {
     'data.split_seed': Field(0, seed,
         'seed of the split into subsets and folds, and of phantoms: runs of another seed have the same subsets'),
     'data.group_pattern': Field('', text,
-        "of pairs, a regular expression over a path: (patient), or (patient) and (slice number); '' finds out"),
+        "of images, a regular expression over a path: (patient), or (patient) and (slice number); '' finds out, in "
+        'pairs'),
     'data.mask_values': Field((), mask_values, 'of pairs, what the values of masks are; () takes what they hold'),
     'data.split_file': Field('', path,
         "JSON {'train': [cases], 'valid': [], 'test': []} to split by; every run writes its own, splits.json"),
@@ -217,7 +222,10 @@ FIELDS = {
     'evaluation.convention': Field('brats', one_of(CONVENTIONS), 'whose rules give numbers to empty masks'),
     'evaluation.tolerance': Field(1.0, number(0), 'tolerance of the surface Dice', 'mm, or pixels of images'),
     'evaluation.lesions': Field('', one_of(('', *CHALLENGES)),
-        'lesion-wise scores by the rules of this BraTS challenge', only=SLICES_TOO),
+        'lesion-wise scores by the rules of this BraTS challenge, of volumes and stacked slices', only=SLICES_TOO),
+    'evaluation.spacing': Field((), several(positive, (0, 3)),
+        'height and width of a pixel of image files and the way from slice to slice; () is unknown: distances are in '
+        'pixels, and slices of a patient count as one pixel apart', 'mm', IMAGES),
     'evaluation.uncertainty': Field(False, truth,
         'the score of QU-BraTS 2020; unsure is what has a probability near 1/2'),
     'evaluation.overlap': Field(0.5, number(0, 1, below=True),
@@ -227,6 +235,10 @@ FIELDS = {
     'evaluation.modality_subsets': Field(False, truth,
         'Dice with each of the subsets of modalities alone (15 of four)', only=VOLUMES),
     'evaluation.pictures': Field(3, whole(0, 1000), 'overlays each of the worst, median and best cases'),
+
+    'report.channel': Field(-1, whole(-1, 63),
+        'the channel that pictures show, the first being 0; -1 shows image files of three channels in colour, and of '
+        'others the first'),
 }
 
 
@@ -249,7 +261,8 @@ def build(values: Mapping[str, Any]) -> ConfigDict:
     missing = [name for name in FIELDS if name not in values]
     if missing:
         raise InputError(f'config.{missing[0]} is missing; its default is {FIELDS[missing[0]].default!r}')
-    return ConfigDict(nested).lock()
+    # without types of its own: a field may hold True or a name, and the table checks more than a type
+    return ConfigDict(nested, type_safe=False).lock()
 
 
 def flat(config: Mapping[str, Any], prefix: str = '') -> dict[str, Any]:

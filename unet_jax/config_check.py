@@ -5,6 +5,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from ml_collections import ConfigDict
 
 from unet_jax import formats
@@ -22,7 +23,8 @@ def check_config(config: ConfigDict) -> None:
     Values of `config` that may be written in several ways, such as one pair for a tuple of pairs, are then in one.
     """
     write_alike(config, flat(build(flat(config))))
-    for one in (check_formats, check_sizes, check_split, check_regions, check_schedule, check_together):
+    for one in (check_formats, check_sizes, check_patients, check_split, check_regions, check_schedule,
+                check_together):
         one(config)
     augment.check_augment(config.augment, len(config.data.size))
     dispatch.check_dispatch(config.train, 0)
@@ -50,7 +52,8 @@ def check_formats(config: ConfigDict) -> None:
     for name, value in flat(config).items():
         field = FIELDS[name]
         if field.only and not getattr(form, field.only) and value != field.default:
-            refuse(config, name, f'is for volumes only; config.data.format is {data!r}, so leave it at '
+            what = {'unspaced': 'image files'}.get(field.only, 'volumes')
+            refuse(config, name, f'is for {what} only; config.data.format is {data!r}, so leave it at '
                    f'{field.default!r}')
     if form.channels and config.data.channels not in form.channels:
         refuse(config, 'data.channels', f'{data} has {" or ".join(map(str, form.channels))}')
@@ -72,6 +75,24 @@ def check_sizes(config: ConfigDict) -> None:
         refuse(config, 'train.spatial', f'must divide the first of config.data.size = {size}')
     if config.augment.scale[0] > config.augment.scale[1]:
         refuse(config, 'augment.scale', 'give the lowest factor first')
+
+
+def check_patients(config: ConfigDict) -> None:
+    data, form = config.data, formats.named(config.data.format)
+    if data.standardise == 'patient' and form.dtype is not np.uint8:
+        refuse(config, 'data.standardise', f'{data.format} is standardised inside the brain as it is read; leave it '
+               'at True')
+    if data.neighbours and form.volumetric:
+        refuse(config, 'data.neighbours', 'volumes have their neighbours in the third axis of config.data.size; leave '
+               'it at 0')
+    if form.unspaced and config.evaluation.lesions and not config.evaluation.spacing:
+        refuse(config, 'evaluation.lesions', 'counts lesions from a size in mm³ on, and image files do not tell '
+               'theirs; give --config.evaluation.spacing=HEIGHT,WIDTH,BETWEEN_SLICES in mm')
+    if config.report.channel >= (count := len(data.modalities) if form.volumetric else data.channels):
+        refuse(config, 'report.channel', f'the images have {count}, counted from 0; -1 leaves it to them')
+    if data.neighbours and config.augment.modality_dropout:
+        refuse(config, 'augment.modality_dropout', f'would drop single slices of config.data.neighbours = '
+               f'{data.neighbours}; set one of them to 0')
 
 
 def check_split(config: ConfigDict) -> None:

@@ -27,6 +27,17 @@ class Experiment(NamedTuple):
         return tuple(region.name for region in self.regions)
 
     @property
+    def carried(self) -> tuple[str, ...]:
+        """What batches hold beside image, label and the numbers of a sample."""
+        return ('spacing',) if self.format.volumetric else ('scale',) * self.settings.patient
+
+    @property
+    def shown(self) -> int | None:
+        """The channel that pictures show; None leaves it to the image."""
+        channel = self.config.report.channel
+        return channel if channel >= 0 else None
+
+    @property
     def format(self) -> formats.Format:
         """How its data are read, laid out and written."""
         return formats.named(self.config.data.format)
@@ -76,7 +87,7 @@ def create(config: ConfigDict) -> Experiment:
         settings = prepared.Settings(**shared, spacing=tuple(data.spacing), orientation=data.orientation)
         prepared.check_grid(settings)
     else:
-        settings = decode.Settings(**shared)
+        settings = decode.Settings(**shared, patient=data.standardise == 'patient', neighbours=data.neighbours)
     channels = len(regions) + (config.loss.activation == 'softmax')
     module = networks.build(config.model, channels)
     if isinstance(module, unet.UNet):
@@ -87,4 +98,4 @@ def create(config: ConfigDict) -> Experiment:
 def init_params(experiment: Experiment):
     """The parameters before training, from `config.seed`."""
     settings = experiment.settings
-    return unet.init(experiment.module, jax.random.key(experiment.config.seed), settings.size, settings.channels)
+    return unet.init(experiment.module, jax.random.key(experiment.config.seed), settings.size, settings.inputs)

@@ -22,7 +22,7 @@ class Field(NamedTuple):
     kind: Kind
     meaning: str
     unit: str = ''
-    only: str = ''  # 'volumetric' or 'stacked': no other format of data (formats/seam.py) has a use for it
+    only: str = ''  # 'volumetric', 'stacked' or 'unspaced': no other format of data (formats/seam.py) has a use for it
 
 
 def require(good: bool) -> None:
@@ -63,7 +63,13 @@ def read_text(value: Any) -> str:
     return value
 
 
+def read_scale(value: Any) -> bool | str:
+    return 'patient' if isinstance(value, str) and value == 'patient' else read_truth(value)
+
+
 truth = Kind('True or False', read_truth, 'True')
+scale = Kind("True (each image by itself), 'patient' (all slices of a patient by one scale) or False", read_scale,
+             'patient', typed=True)
 text = Kind('a text', read_text, 'TEXT', typed=True)
 path = Kind('the path of a file or folder', read_text, 'DIR', typed=True)
 

@@ -21,10 +21,11 @@ from unet_jax.errors import InputError
 from unet_jax.text_file import write_text
 
 # Fields of the network and its input, in which runs must be alike to be used together, and those that are free
-ALIKE = ('model.', 'loss.activation', 'data.size', 'data.channels', 'data.standardise', 'data.categories',
-         'data.regions', 'data.modalities', 'data.spacing', 'data.orientation')
-FREE = ('evaluation.', 'data.root', 'data.cache', 'data.on_error', 'data.max_skipped', 'data.missing_modalities',
-        'model.dtype', 'model.remat', 'train.input_timeout')  # change no parameter, nor what it was trained for
+ALIKE = ('model.', 'loss.activation', 'data.size', 'data.channels', 'data.standardise', 'data.neighbours',
+         'data.categories', 'data.regions', 'data.modalities', 'data.spacing', 'data.orientation')
+FREE = ('evaluation.', 'report.', 'data.root', 'data.cache', 'data.on_error', 'data.max_skipped',
+        'data.missing_modalities', 'model.dtype', 'model.remat',
+        'train.input_timeout')  # change no parameter, nor what it was trained for
 log = logging.getLogger('unet_jax')
 PACKAGES = ('jax', 'jaxlib', 'flax', 'optax', 'orbax-checkpoint', 'grain', 'ml-collections', 'numpy', 'pandas')
 

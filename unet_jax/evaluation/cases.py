@@ -6,7 +6,8 @@ import numpy as np
 import pandas as pd
 
 from unet_jax.annotations import labels
-from unet_jax.evaluation import metrics
+from unet_jax.evaluation import measure, metrics
+from unet_jax.evaluation.components import components
 from unet_jax.experiment import Experiment
 
 
@@ -19,22 +20,28 @@ class Case(NamedTuple):
     reference: np.ndarray
     uncertainty: np.ndarray | None = None  # (…, R) uint8, 0 (sure) to 100, where it is to be scored
     brain: np.ndarray | None = None  # bool; None is everywhere
+    images: tuple[str, ...] = ()  # of stacked slices the path of each
 
 
-def stack(rows: pd.DataFrame, found: Iterator[tuple[int, tuple[np.ndarray, ...]]]) -> Iterator[Case]:
+def stack(rows: pd.DataFrame, found: Iterator[tuple[int, tuple[np.ndarray, ...]]],
+          spacing: tuple[float, ...] = ()) -> Iterator[Case]:
     """Slices put together: `found` gives (position in `rows`, the arrays of a Case), slices of a case in a row.
 
-    A volume is yielded as soon as it is complete, so that only one is held at a time. Slices are 1 mm apart and wide.
+    A volume is yielded as soon as it is complete, so that only one is held at a time. spacing: mm of a pixel's
+    height and width and from slice to slice; () takes 1 for each.
     """
+    spacing = spacing or (1.0,) * 3
     held: list[tuple[np.ndarray, ...]] = []
     for index, arrays in found:
         row = rows.iloc[index]
         if pd.isna(row.slice):
-            yield Case(row.case, row.group, (1.0, 1.0), *arrays)
+            yield Case(row.case, row.group, spacing[:2], *arrays)
             continue
         held.append(arrays)
         if index + 1 == len(rows) or rows.case.iloc[index + 1] != row.case:
-            yield Case(row.case, row.group, (1.0,) * 3, *(np.stack(part, 2) for part in zip(*held, strict=True)))
+            names = tuple(rows.path.iloc[index + 1 - len(held):index + 1])
+            yield Case(row.case, row.group, spacing, *(np.stack(part, 2) for part in zip(*held, strict=True)),
+                       images=names)
             held = []
 
 
@@ -63,4 +70,17 @@ def score(experiment: Experiment, case: Case) -> list[dict]:
         lines.append({'case': case.name, 'group': case.group, 'region': name})
         for metric in metrics.METRICS:
             lines[-1] |= metric(region, config)
+        lines[-1] |= components(region.reference, region.prediction) if case.images else {}
+    return lines
+
+
+def score_images(experiment: Experiment, case: Case) -> list[dict]:
+    """Of stacked slices, one row a slice and region: case (its path), group, region, and overlap; none of others."""
+    config, lines = experiment.config.evaluation, []
+    for k, name in enumerate(case.images):
+        masks = [labels.region_masks(bits[..., k], experiment.region_bits)
+                 for bits in (case.reference, case.prediction)]
+        lines += [{'case': name, 'group': case.group, 'region': region} | measure.score(
+            *(mask[..., r] for mask in masks), spacing=case.spacing[:2], convention=config.convention, surface=False)
+            for r, region in enumerate(experiment.names)]
     return lines

@@ -19,7 +19,8 @@ class Region(NamedTuple):
 def common(region: Region, config: ConfigDict) -> dict[str, float]:
     """Overlap, distances, lesions, counts and volumes: `measure.score` by the rules of config.evaluation."""
     return measure.score(region.reference, region.prediction, spacing=region.spacing, convention=config.convention,
-                         tolerance=config.tolerance, lesion=config.lesions or None)
+                         tolerance=config.tolerance,
+                         lesion=config.lesions if region.reference.ndim == 3 and config.lesions else None)
 
 
 def qu_brats(region: Region, config: ConfigDict) -> dict[str, float]:

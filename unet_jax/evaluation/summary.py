@@ -13,7 +13,8 @@ from unet_jax.evaluation.overlap import Convention
 from unet_jax.evaluation.statistics import bootstrap_interval
 
 KEYS = ['case', 'group', 'region']
-COUNTS = ['tp', 'fp', 'fn', 'tn', 'volume_reference', 'volume_prediction', 'lesion_tp', 'lesion_fn', 'lesion_fp']
+COUNTS = ['tp', 'fp', 'fn', 'tn', 'volume_reference', 'volume_prediction', 'lesion_tp', 'lesion_fn', 'lesion_fp',
+          'components_found', 'components_missed', 'components_invented']
 LESION_WISE = ['lesion_dice', 'lesion_hd95']
 
 
@@ -99,12 +100,16 @@ def both_means(rows: pd.DataFrame, metric: str, seed: int) -> dict:
     return everyone | {'with_region': dict(some)}
 
 
-def write(folder: str | pathlib.Path, cases: pd.DataFrame, summary: dict) -> None:
-    """cases.csv and summary.json in `folder`, each there whole or not at all."""
+def write(folder: str | pathlib.Path, cases: pd.DataFrame, summary: dict, images: pd.DataFrame | None = None) -> None:
+    """cases.csv and summary.json in `folder`, each there whole or not at all; images.csv too, where there are rows of
+    single slices, and not otherwise."""
     folder = pathlib.Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
+    if images is None or images.empty:
+        (folder / 'images.csv').unlink(missing_ok=True)
     files = {'cases.csv': cases.to_csv(index=False),
              'summary.json': json.dumps(summary, indent=2, ensure_ascii=False, allow_nan=False) + '\n'}
+    files |= {} if images is None or images.empty else {'images.csv': images.to_csv(index=False)}
     for name, content in files.items():
         part = folder / f'{name}.part'
         part.write_text(content, encoding='utf-8')

@@ -63,7 +63,6 @@ def text(summary: dict) -> str:
         rows = [('region', 'metric', 'mean'), *((region, 'dice', 'unscored') for region in regions)]
         return (f'{summary["cases"]} cases, unscored: none of them has an annotation of {", ".join(regions)}, so '
                 f'there is nothing to compare the masks with\n{left_out(summary)}\n{aligned(rows, 2)}\n')
-    penalty = f'{PENALTY} mm' if units == 'mm' else "the image's own diagonal in px"
     rows = [('region', 'metric', 'mean', '95 % interval', 'median', 'n')]
     notes = []
     for region, entries in regions.items():
@@ -78,10 +77,39 @@ def text(summary: dict) -> str:
             notes += [f'{region} {said}: {remark}' for remark in remarks(entry)]
     which = WITH_REGION if any(cells[1].endswith(', with region') for cells in rows) else ''
     return (f'{summary["cases"]} cases, convention {convention}, distances in {units}\n' + left_out(summary) +
-            f'{EMPTY[convention].format(penalty=penalty)}\n'
+            f'{EMPTY[convention].format(penalty=penalty(summary))}\n{said_of_spacing(summary)}'
             'Mean over cases, its 95 % bootstrap interval over groups (patients), median, number of cases;\n'
             f'pooled dice is that of all cases taken as one image.\n{which}\n'
-            + '\n'.join([aligned(rows, 2), *notes]) + '\n')
+            + '\n'.join([aligned(rows, 2), *notes]) + '\n' + images_text(summary))
+
+
+def penalty(summary: dict) -> str:
+    """What HD95 is where one mask is empty."""
+    own = summary.get('flat') or summary['units'] != 'mm' and not summary.get('images')
+    return f"the image's own diagonal in {summary['units']}" if own else f'{PENALTY} {summary["units"]}'
+
+
+def said_of_spacing(summary: dict) -> str:
+    """A line on stacked slices whose spacing nobody has told, '' of others."""
+    if not summary.get('images') or summary['units'] == 'mm':
+        return ''
+    return ('How far apart slices lie is not known, so they count as one pixel apart: Dice is right, distances in the '
+            'volume are rough;\n--config.evaluation.spacing=HEIGHT,WIDTH,BETWEEN_SLICES (mm) mends that.\n')
+
+
+def images_text(summary: dict) -> str:
+    """The same slices scored one by one, '' where there are none."""
+    images = summary.get('images')
+    if not images or images.get('unscored'):
+        return ''
+    rows = [('region', 'metric', 'mean', '95 % interval', 'median', 'n')]
+    for region, entries in images['regions'].items():
+        for name in ('dice', 'iou'):
+            said, entry = label(name, entries[name], summary['units']), entries[name]
+            rows.append(row(region, said, name, entry))
+            if differs(entry):
+                rows.append(row(region, f'{said}, with region', name, entry['with_region']))
+    return f'\nImage by image, {images["cases"]} slices of these cases:\n{aligned(rows, 2)}\n'
 
 
 def differs(entry: dict | float | None) -> bool:

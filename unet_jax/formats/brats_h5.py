@@ -55,6 +55,6 @@ FORMAT = coco.FORMAT._replace(
     read_label=read_label,
     find=lambda sources, data: inputs.find_images(sources, ENDINGS, 'an HDF5 slice'),
     dtype=np.float16,
-    stacked=True,
+    unspaced=False,  # 1 mm, as all of BraTS
     channels=(4,),
 )

@@ -4,15 +4,19 @@ A row has its `root`, the folder its path is relative to, and no size yet: nothi
 is met only when its turn comes.
 """
 import glob
+import logging
 import os
+import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import pandas as pd
 from ml_collections import ConfigDict
 
-from unet_jax.annotations import nifti, nifti_file
+from unet_jax.annotations import nifti, nifti_file, pairs
 from unet_jax.errors import InputError
+
+log = logging.getLogger('unet_jax')
 
 
 def existing(sources: Sequence[str]) -> list[Path]:
@@ -55,6 +59,21 @@ def find_images(sources: Sequence[str], endings: tuple[str, ...], what: str) -> 
     names = [path.relative_to(root).as_posix() for path in dict.fromkeys(found)]
     return pd.DataFrame([{'file_name': name, 'path': name, 'root': str(root), 'annotations': (), 'case': name,
                           'group': name, 'slice': pd.NA, 'subset': 'test', 'image_id': name} for name in names]), []
+
+
+def with_patients(rows: pd.DataFrame, pattern: str = '') -> pd.DataFrame:
+    """`rows` of `find_images` with the patients that folders, names or the run's `pattern` show as groups and cases,
+    and the numbers of their slices. Where there are none each image stands alone, which is said."""
+    root = Path(rows.root.iloc[0])
+    paths = [f'{root.name}/{path}' for path in rows.path]  # of one patient's folder the name tells as well
+    found = pairs.patients(paths, pattern if pattern and all(re.search(pattern, path) for path in paths) else '',
+                           least=2, folders=1)
+    if all(number is None for _, number in found):
+        log.warning('%s: no slices of patients are to be seen in the names, such as %s, so each image is segmented by '
+                    'itself', root, rows.path.iloc[0])
+    case = [path if number is None else who for path, (who, number) in zip(rows.path, found, strict=True)]
+    return rows.assign(group=[who for who, _ in found], case=case,
+                       slice=pd.array([number for _, number in found], 'Int64'))
 
 
 def find_volumes(sources: Sequence[str], data: ConfigDict) -> tuple[pd.DataFrame, list[str]]:

@@ -58,14 +58,18 @@ def evaluate(config: ConfigDict, folder: Path, *, subset: str, which: str, ensem
             predictor = predictor._replace(limits=volume_kind.limits(predictor, home, used, valid))
     masks = home / 'predictions' / subset
     mine = data.part(samples, cases.share(samples.rows, jax.process_index(), jax.process_count()))
-    lines = processes.gather([line for case in data.segment(predictor, mine, masks)
-                             for line in cases.score(experiment, case)])
+    lines, images = [], []
+    for case in data.segment(predictor, mine, masks):
+        lines += cases.score(experiment, case)
+        images += cases.score_images(experiment, case)
+    lines, images = processes.gather(lines), processes.gather(images)
     wanted = config.evaluation.modality_subsets
     fewer = processes.gather(volume_kind.with_modality_subsets(predictor, mine) if wanted else [])
     if not jax.process_index():
         told = {'subset': subset, 'checkpoint': used, **about(chosen, config, subset),
                 **({'skipped': skipped} if skipped else {})}
-        write(predictor, samples, chosen, pd.DataFrame(lines), pd.DataFrame(fewer), told, which=which)
+        write(predictor, samples, chosen, pd.DataFrame(lines), pd.DataFrame(fewer), told, which=which,
+              images=pd.DataFrame(images))
     processes.wait_for_all('report')  # jax ends the first process where the others leave it alone for 5 minutes
 
 
@@ -91,23 +95,25 @@ def about(chosen: Sequence[members.Member], config: ConfigDict, subset: str) -> 
 
 
 def write(predictor: inference.Predictor, samples: cache.Samples | prepared.Volumes,
-          chosen: Sequence[members.Member], scores: pd.DataFrame, fewer: pd.DataFrame, told: dict, *, which: str
-          ) -> None:
-    """cases.csv, summary.json, modalities.csv and the report of the scores of all cases; prints the tables."""
+          chosen: Sequence[members.Member], scores: pd.DataFrame, fewer: pd.DataFrame, told: dict, *, which: str,
+          images: pd.DataFrame) -> None:
+    """cases.csv, images.csv, summary.json, modalities.csv and the report of all cases' scores; prints the tables."""
     experiment = predictor.experiment
     settings, seed = experiment.config.evaluation, experiment.config.seed
     home, subset = members.home(chosen), told['subset']
     target, masks = home / 'evaluation' / subset, home / 'predictions' / subset
-    units = 'mm' if experiment.format.stacked else 'px'
-    summary = summaries.summarise(scores, convention=settings.convention, units=units, seed=seed,
-                                  tolerance=settings.tolerance, lesion=settings.lesions or None)
+    rules = {'convention': settings.convention, 'units': 'px' if experiment.format.unspaced and not settings.spacing
+             else 'mm', 'seed': seed, 'tolerance': settings.tolerance, 'lesion': settings.lesions or None}
+    summary = summaries.summarise(scores, **rules)
+    summary |= {'images': summaries.summarise(images, **rules)} if len(images) else \
+        {'flat': True} if experiment.format.unspaced else {}
     written = labels.values(experiment.classes)
     summary |= told | {'mask_values': dict(zip(map(str, written), experiment.config.data.names, strict=True))}
     summary |= {'postprocess': predictor.limits._asdict()} if settings.postprocess else {}
     if summary.get('unscored'):
         scores = scores[[*summaries.KEYS, 'volume_prediction']]
     before = summaries.read_summary(target).get('checkpoint', told['checkpoint'])
-    summaries.write(target, scores, summary)
+    summaries.write(target, scores, summary, images)
     examples = [] if summary.get('unscored') else chosen_examples(predictor, samples, scores, masks)
     report = html.write(home, subset, examples, run=chosen[0].folder, again=command(chosen, subset, which))
     print(table.text(summary))
@@ -142,8 +148,9 @@ def chosen_examples(predictor: inference.Predictor, samples: cache.Samples | pre
         where = np.flatnonzero(rows.case == case)
         shown = data.example(predictor, data.part(samples, slice(where[0], where[-1] + 1)), masks)
         dice = scores[scores.case == case].set_index('region').dice.to_dict()
-        sequences = tuple(experiment.config.data.modalities) if experiment.format.stacked else ()
-        examples.append(html.Example(case, kind, dice, names=experiment.names, sequences=sequences, **shown))
+        sequences = () if experiment.format.unspaced else tuple(experiment.config.data.modalities)
+        examples.append(html.Example(case, kind, dice, names=experiment.names, sequences=sequences,
+                                     channel=experiment.shown, **shown))
     return examples
 
 

@@ -18,7 +18,8 @@ class Kind(NamedTuple):
     """`samples` stands for what `open_samples` returns: `cache.Samples` or `prepared.Volumes`."""
     rows: Callable[[Experiment, pd.DataFrame], pd.DataFrame]  # the frame -> a row a sample, with its `mask_file`
     open_samples: Callable[[Experiment, pd.DataFrame], Any]  # (experiment, rows) -> samples
-    training_samples: Callable[..., dict[str, Any]]  # (experiment, train=rows, valid=rows) -> {'train', 'valid'}
+    training_samples: Callable[..., dict[str, Any]]  # (experiment, train=rows, valid=rows, kept=positions in
+    # train of those trained on) -> {'train', 'valid'}
     part: Callable[[Any, slice], Any]  # some consecutive samples
     segment: Callable[..., Iterator[Case]]  # (predictor, samples, folder of masks) -> every case, its mask written
     example: Callable[..., dict]  # (predictor, samples of one case, folder of masks) -> fields of html.Example

@@ -34,7 +34,7 @@ def plan(config: ConfigDict, *, memory: float | None = None) -> None:
         largest = largest_batch(limit, batch_size, lambda size: measure(size)[0]['together'])
     params = loop.create_programs(experiment).abstract.params
     parameters = sum(int(np.prod(leaf.shape)) for leaf in jax.tree.leaves(params))
-    shape = ' × '.join(map(str, (*experiment.settings.size, experiment.settings.channels)))
+    shape = ' × '.join(map(str, (*experiment.settings.size, experiment.settings.inputs)))
     rows = [('devices', f'{len(jax.devices())} × {devices[0].device_kind}, {limit / GB:.1f} GB each'),
             ('input', f'{batch_size} × {shape}'),
             ('parameters', f'{parameters:,}'),
@@ -73,11 +73,13 @@ def abstract_batch(experiment: Experiment, batch_size: int) -> dict[str, jax.Sha
     """Shapes and types of a whole training batch, as `pipeline.stream` makes it."""
     settings = experiment.settings
     size = space.wire_size(experiment.config) if experiment.format.volumetric else settings.size
-    shapes = {'image': ((*size, settings.channels), experiment.format.dtype),
+    shapes = {'image': ((*size, settings.inputs), experiment.format.dtype),
               'label': (size, labels.bits_dtype(len(experiment.classes))),
               'index': ((), np.int32), 'visit': ((), np.uint32), 'valid': ((), np.float32)}
     if experiment.format.volumetric:
         shapes['spacing'] = (3,), np.float32
+    elif settings.patient:
+        shapes['scale'] = (2, settings.channels), np.float32
     return {name: jax.ShapeDtypeStruct((batch_size, *shape), dtype) for name, (shape, dtype) in shapes.items()}
 
 

@@ -9,11 +9,11 @@ from ml_collections import ConfigDict
 
 from unet_jax.annotations import labels
 from unet_jax.errors import InputError
-from unet_jax.formats import mask_file
+from unet_jax.formats import inputs, mask_file
 from unet_jax.formats.inputs import check_output
 from unet_jax.inference import ledger, members
 from unet_jax.inference import predictor as inference
-from unet_jax.modes import kinds, volume_kind
+from unet_jax.modes import image_kind, kinds, volume_kind
 from unet_jax.progress import bar
 from unet_jax.training import processes
 
@@ -39,6 +39,9 @@ def write(predictor: inference.Predictor, sources: Sequence[str], output: Path, 
     """
     experiment = predictor.experiment
     rows, problems = experiment.format.find(sources, experiment.config.data)
+    of_patients = not experiment.format.volumetric and image_kind.of_patients(experiment)
+    if of_patients:
+        rows = inputs.with_patients(rows, experiment.config.data.group_pattern)
     rows = rows.assign(mask_file=experiment.format.masks(rows))
     twice = rows[rows.mask_file.duplicated(keep=False)]
     if len(twice):
@@ -47,8 +50,10 @@ def write(predictor: inference.Predictor, sources: Sequence[str], output: Path, 
     check_output(output, (output / name for name in rows.mask_file),
                  (Path(row.root) / name for row in rows.itertuples() for name in experiment.format.files(row)))
     book = ledger.open_book(output, predictor)
-    open_ones = [not ledger.is_done(book, row, experiment.format) for row in rows.itertuples()]
-    to_do = rows[open_ones].reset_index(drop=True)
+    open_ones = pd.Series([not ledger.is_done(book, row, experiment.format) for row in rows.itertuples()])
+    if of_patients:  # what is new of a patient changes what is seen of the others
+        open_ones = open_ones.groupby(rows.group.to_numpy()).transform('any')
+    to_do = rows[open_ones.to_numpy()].reset_index(drop=True)
     for name in to_do.mask_file:  # of an input that has changed since, or a mask that was deleted
         book.lines.pop(name, None)
     if len(to_do) < len(rows):
@@ -86,5 +91,6 @@ def draw(predictor: inference.Predictor, row: pd.Series, bits: np.ndarray, path:
     space = {} if content.affine is None else {'spacing': tuple(row.spacing),
                                                'orientation': ''.join(nibabel.aff2axcodes(content.affine))}
     figure = overlays.overlay(content.image, None, labels.region_masks(bits, experiment.region_bits), experiment.names,
-                              title=row.path if content.affine is None else row.case, **space)
+                              title=row.path if content.affine is None else row.case,
+                              channel=experiment.shown, **space)
     overlays.save(figure, path)

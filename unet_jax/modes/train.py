@@ -29,7 +29,7 @@ SAFE = ('data.cache', 'data.cache_limit', 'data.root', 'train.checkpoint_every',
         'train.input_timeout', 'train.keep', 'train.log_every', 'train.resident', 'train.skip_nonfinite',
         'train.spatial', 'evaluation.batch_size', 'evaluation.convention', 'evaluation.lesions',
         'evaluation.modality_subsets', 'evaluation.overlap', 'evaluation.pictures', 'evaluation.postprocess',
-        'evaluation.tolerance', 'evaluation.uncertainty')
+        'evaluation.spacing', 'evaluation.tolerance', 'evaluation.uncertainty', 'report.channel')
 
 
 @lock.writer
@@ -147,14 +147,13 @@ def begin(config: ConfigDict, folder: Path, frame: pd.DataFrame) -> together.Mem
     rows = data.rows(experiment, frame)
     parts = {use: rows[rows.subset == subset].reset_index(drop=True)
              for use, subset in (('train', 'train'), ('valid', config.train.validate))}
-    parts['train'] = stream.thin(parts['train'], share=config.data.empty_slices,
-                                 seed=config.seed).reset_index(drop=True)
-    for use, part in parts.items():
+    kept = stream.thin(parts['train'], share=config.data.empty_slices, seed=config.seed)
+    for use, part in (parts | {'train': kept}).items():
         if part.empty:
             raise InputError(f'{config.data.root}: no image in the subset {use!r}, which training needs (see '
                              f'config.train.validate); there are {rows.subset.value_counts().to_dict()}')
     with processes.first_process_first('samples'):  # once where the cache is shared, else once a host
-        samples = data.training_samples(experiment, **parts)
+        samples = data.training_samples(experiment, **parts, kept=kept.index.to_numpy())
     note_skipped(config, folder, unread(frame) | samples['train'].skipped | samples['valid'].skipped, total=len(rows))
     return together.Member(experiment, samples, folder)
 

@@ -31,11 +31,12 @@ def open_samples(experiment: Experiment, rows: pd.DataFrame) -> prepared.Volumes
     return prepared.open_volumes(rows, experiment.settings, data.cache, on_error=data.on_error, limit=data.cache_limit)
 
 
-def training_samples(experiment: Experiment, train: pd.DataFrame, valid: pd.DataFrame
+def training_samples(experiment: Experiment, train: pd.DataFrame, valid: pd.DataFrame, kept: np.ndarray | None = None
                      ) -> dict[str, patches.Patches | patches.Tiles]:
     """What the loop trains on and validates on, without what cannot be read where the config says so."""
     size, foreground, cut = (experiment.settings.size, experiment.config.data.foreground,
                              space.wire_size(experiment.config))
+    train = train if kept is None else train.iloc[kept].reset_index(drop=True)
     train, valid = (open_samples(experiment, rows) for rows in (train, valid))
     return {'train': patches.Patches(train, train.rows, size, foreground, cut), 'valid': patches.tiles(valid, size)}
 

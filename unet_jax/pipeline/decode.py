@@ -12,12 +12,19 @@ from unet_jax.errors import InputError
 
 
 class Settings(NamedTuple):
-    """All that decoding depends on besides the files themselves; a part of the cache's key."""
+    """All that samples depend on besides the files themselves; but for `neighbours` a part of the cache's key."""
     root: str
     size: tuple[int, int]  # (H, W)
     channels: int
     classes: tuple[int, ...]  # category ids, in bit order
     format: str = 'coco'  # key of `formats.FORMATS`
+    patient: bool = False  # whether images are standardised by one scale for all of a group
+    neighbours: int = 0  # slices on either side that are channels too; of no matter to decoding
+
+    @property
+    def inputs(self) -> int:
+        """Channels that the network sees."""
+        return self.channels * (1 + 2 * self.neighbours)
 
 
 class Placement(NamedTuple):

@@ -39,6 +39,11 @@ class Settings(NamedTuple):
     orientation: str  # where the prepared axes point, such as 'LPS'; '' keeps the file's
     format: str = 'nifti'  # key of `formats.FORMATS`
 
+    @property
+    def inputs(self) -> int:
+        """Channels that the network sees."""
+        return self.channels
+
 
 class Grid(NamedTuple):
     """Where a prepared volume lies in its file."""

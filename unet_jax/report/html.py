@@ -37,8 +37,9 @@ class Example(NamedTuple):
     prediction: np.ndarray | None
     names: tuple[str, ...]
     spacing: tuple[float, ...] | None = None
-    channel: int = 0
+    channel: int | None = None  # the one shown; None is the first, or of a colour image all
     orientation: str | None = None
+    letters: bool = True
     # of the viewer alone, as in `viewer.Case`
     sequences: tuple[str, ...] = ()
     uncertainty: np.ndarray | None = None
@@ -127,7 +128,7 @@ def _overlays(examples: Sequence[Example], pictures: Path) -> str:
     for k, example in enumerate(examples, 1):
         figure = overlays.overlay(example.image, example.reference, example.prediction, example.names,
                                   title=example.case, spacing=example.spacing, channel=example.channel,
-                                  orientation=example.orientation)
+                                  orientation=example.orientation, letters=example.letters)
         stem = re.sub(r'\.(png|jpe?g|bmp|tiff?|webp|gif)$', '', example.case, flags=re.IGNORECASE)
         safe = re.sub(r'[^A-Za-z0-9._-]+', '_', stem)[:80]
         path = overlays.save(figure, pictures / f'{example.kind}-{k}-{safe}.png')
@@ -141,7 +142,7 @@ def _overlays(examples: Sequence[Example], pictures: Path) -> str:
     volumes = ' volumes' if examples[0].image.ndim == 4 else ''
     walk = viewer.html([viewer.Case(e.case, KINDS[e.kind], e.image if e.image.ndim > 2 else e.image[..., None],
                                     e.sequences, e.reference, e.prediction, e.names, e.scores, e.uncertainty,
-                                    e.spacing, e.orientation, e.affine) for e in examples])
+                                    e.spacing, e.orientation, e.affine, e.channel) for e in examples])
     return f'{walk}<p>{how} Choose a picture to enlarge it.</p><div class="films{volumes}">{figures}</div>'
 
 

@@ -1,23 +1,22 @@
 """The numbers of a report: a card a region, and the table of all metrics. HTML; everything from files is escaped."""
 from html import escape
 
-from unet_jax.evaluation.surface import PENALTY
-from unet_jax.evaluation.table import EMPTY, differs, left_out
+from unet_jax.evaluation.table import EMPTY, differs, left_out, penalty, said_of_spacing
 from unet_jax.report.overlays import colour
 
 METRICS = {'dice': 'Dice', 'iou': 'IoU', 'sensitivity': 'Sensitivity', 'specificity': 'Specificity',
            'hd95': 'HD95', 'surface_dice': 'Surface Dice', 'lesion_dice': 'Lesion-wise Dice',
            'lesion_hd95': 'Lesion-wise HD95', 'uncertainty_score': 'Uncertainty score',
            'uncertainty_dice': 'Dice by uncertainty, AUC', 'uncertainty_filtered_tp': 'Filtered TP, AUC',
-           'uncertainty_filtered_tn': 'Filtered TN, AUC', 'pooled_dice': 'Pooled Dice'}
+           'uncertainty_filtered_tn': 'Filtered TN, AUC', 'pooled_dice': 'Pooled Dice',
+           'component_f1': 'Connected parts found, F1'}
 
 
 def headline(summary: dict, subset: str) -> str:
     cards = ''.join(_card(name, metrics.get('dice', {}), colour(r), summary)
                     for r, (name, metrics) in enumerate(summary['regions'].items()))
     convention = str(summary['convention'])
-    penalty = f'{PENALTY} mm' if summary['units'] == 'mm' else "the image's own diagonal"
-    rule = EMPTY.get(convention, '').format(penalty=penalty)
+    rule = EMPTY.get(convention, '').format(penalty=penalty(summary)) + ' ' + said_of_spacing(summary)
     step = f' of checkpoint {escape(str(summary["checkpoint"]))}' if 'checkpoint' in summary else ''
     seen = f' <b>Not a result on new cases: {escape(summary["seen"])}.</b>' if 'seen' in summary else ''
     lost = f'<pre class="wrap">{escape(left_out(summary))}</pre>' if 'skipped' in summary else ''
@@ -49,6 +48,15 @@ def _members(summary: dict) -> str:
 
 
 def metrics_table(summary: dict) -> str:
+    """The numbers of cases, and below those of single slices where cases are stacks of them."""
+    images = summary.get('images')
+    if not images or images.get('unscored'):
+        return _table(summary)
+    return (f'{_table(summary)}<h3>Image by image</h3><p>The {images["cases"]} slices that these cases are made of, '
+            f'each for itself.</p>{_table(images)}')
+
+
+def _table(summary: dict) -> str:
     regions = summary['regions']
     keys = list(dict.fromkeys(key for metrics in regions.values() for key in metrics))
     keys.sort(key=lambda key: list(METRICS).index(key) if key in METRICS else len(METRICS))

@@ -63,10 +63,12 @@ def create_programs(experiment: Experiment, *, devices: list | None = None, samp
 
     abstract = jax.eval_shape(create)
     placed = sharding.of_state(abstract, mesh)
-    everywhere, split = sharding.replicated(mesh), sharding.of_batch(mesh)
+    everywhere = sharding.replicated(mesh)
+    # tiles of volumes are validated without their spacing
+    split = sharding.of_batch(mesh, more=() if experiment.format.volumetric else experiment.carried)
     data = dispatch.resident(samples, config.train, mesh)
     return Programs(lambda: jax.device_put(create(), placed),
-                    dispatch.compiled(step, config.train, mesh, placed, data, spacing=experiment.format.volumetric),
+                    dispatch.compiled(step, config.train, mesh, placed, data, more=experiment.carried),
                     jax.jit(overlap, in_shardings=(placed.ema_params, split, sharding.split(mesh)),
                             out_shardings=everywhere),
                     mesh, abstract, placed)
