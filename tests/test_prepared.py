@@ -229,16 +229,6 @@ def test_an_empty_volume_is_refused_by_name(made, tmp_path):
         prepared.prepare(row, settings(root))
 
 
-@pytest.mark.parametrize('change, message', [
-    ({'size': (8, 8)}, 'three sides'), ({'spacing': (1.0, 0.0, 1.0)}, 'config.data.spacing'),
-    ({'spacing': (1.0,)}, 'config.data.spacing'), ({'orientation': 'LRS'}, 'config.data.orientation'),
-    ({'orientation': 'XYZ'}, 'config.data.orientation')])
-def test_settings_that_cannot_be_followed_are_refused(change, message):
-    with pytest.raises(InputError, match=message):
-        prepared.check_grid(settings('')._replace(**change))
-    prepared.check_grid(settings('', orientation='RAS', spacing=(1.0, 1.0, 2.0)))
-
-
 def test_a_real_case_is_prepared_and_put_back(shared_data):
     root = shared_data / 'brats2018/Brats18_2013_2_1'
     image, label, grid = prepared.prepare(rows_of(root).iloc[0], settings(root, orientation='LPS'))

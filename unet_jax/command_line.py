@@ -58,7 +58,7 @@ def parse(argv: list[str]) -> list[str]:
     FLAGS['config'].value = build({**values, **{name: read_typed(name, value) for name, value in typed.items()}})
     if FLAGS.workdir is None:
         named = config_flags.get_config_filename(FLAGS['config'])
-        FLAGS.workdir = str(default_folder(named, FLAGS.config.data.root))
+        FLAGS.workdir = str(default_folder(named, root=FLAGS.config.data.root))
     if extra and FLAGS.mode != 'predict':
         raise InputError(f'{" ".join(extra)}: stands without a flag, and --mode={FLAGS.mode} takes no files; a value '
                          'belongs to its flag, as in --workdir=DIR, without spaces about the =')

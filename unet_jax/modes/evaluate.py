@@ -65,7 +65,8 @@ def evaluate(config: ConfigDict, folder: Path, *, subset: str, which: str, ensem
     if not jax.process_index():
         told = {'subset': subset, 'checkpoint': used, **about(chosen, config, subset),
                 **({'skipped': skipped} if skipped else {})}
-        write(predictor, samples, chosen, pd.DataFrame(lines), pd.DataFrame(fewer), told, which=which)
+        write(predictor, samples, chosen, scores=pd.DataFrame(lines), fewer=pd.DataFrame(fewer), told=told,
+              which=which)
     processes.wait_for_all('report')  # jax ends the first process where the others leave it alone for 5 minutes
 
 
@@ -91,7 +92,7 @@ def about(chosen: Sequence[members.Member], config: ConfigDict, subset: str) -> 
 
 
 def write(predictor: inference.Predictor, samples: cache.Samples | prepared.Volumes,
-          chosen: Sequence[members.Member], scores: pd.DataFrame, fewer: pd.DataFrame, told: dict, *, which: str
+          chosen: Sequence[members.Member], *, scores: pd.DataFrame, fewer: pd.DataFrame, told: dict, which: str
           ) -> None:
     """cases.csv, summary.json, modalities.csv and the report of the scores of all cases; prints the tables."""
     experiment = predictor.experiment
@@ -109,7 +110,8 @@ def write(predictor: inference.Predictor, samples: cache.Samples | prepared.Volu
     before = summaries.read_summary(target).get('checkpoint', told['checkpoint'])
     summaries.write(target, scores, summary)
     examples = [] if summary.get('unscored') else chosen_examples(predictor, samples, scores, masks)
-    report = html.write(home, subset, examples, run=chosen[0].folder, again=command(chosen, subset, which))
+    report = html.write(home, subset, examples, run=chosen[0].folder,
+                        again=command(chosen, subset=subset, which=which))
     print(table.text(summary))
     if len(fewer) and not summary.get('unscored'):
         write_text(target / 'modalities.csv', fewer.to_csv(index=False))
@@ -124,7 +126,7 @@ def write(predictor: inference.Predictor, samples: cache.Samples | prepared.Volu
           f'Report: {report}')
 
 
-def command(chosen: Sequence[members.Member], subset: str, which: str) -> str:
+def command(chosen: Sequence[members.Member], *, subset: str, which: str) -> str:
     """What evaluates the same again."""
     first, *others = members.runs(chosen)
     flags = [f'--workdir={first}', '--mode=evaluate', f'--subset={subset}']

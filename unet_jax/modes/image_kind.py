@@ -27,7 +27,7 @@ def open_samples(experiment: Experiment, rows: pd.DataFrame) -> cache.Samples:
     return cache.open_samples(rows, experiment.settings, data.cache, on_error=data.on_error, limit=data.cache_limit)
 
 
-def training_samples(experiment: Experiment, train: pd.DataFrame, valid: pd.DataFrame) -> dict[str, cache.Samples]:
+def training_samples(experiment: Experiment, *, train: pd.DataFrame, valid: pd.DataFrame) -> dict[str, cache.Samples]:
     """What the loop trains on and validates on, without what cannot be read where the config says so."""
     return {name: open_samples(experiment, rows) for name, rows in (('train', train), ('valid', valid))}
 
@@ -50,7 +50,7 @@ def segment(predictor: inference.Predictor, samples: cache.Samples, masks: Path)
             unsure = ()
             if experiment.config.evaluation.uncertainty:
                 unsure = inference.uncertainty(probability), brain(samples, index)
-            yield index, (bits, decode.decode_label(row, experiment.settings), *unsure)
+            yield index, (decode.decode_label(row, experiment.settings), bits, *unsure)
 
     return cases.stack(rows, arrays())
 
@@ -61,7 +61,7 @@ def brain(samples: cache.Samples, index: int) -> np.ndarray:
     if pd.isna(row.slice):
         return np.ones((row.height, row.width), bool)
     inside = (samples.image[index] != 0).any(-1, keepdims=True).astype(np.float32)
-    return decode.extract(inside, row.height, row.width)[..., 0] > 0.5
+    return decode.extract(inside, height=row.height, width=row.width)[..., 0] > 0.5
 
 
 def example(predictor: inference.Predictor, samples: cache.Samples, masks: Path) -> dict:

@@ -44,8 +44,8 @@ def write(predictor: inference.Predictor, sources: Sequence[str], output: Path, 
     if len(twice):
         raise InputError(f'the masks of {twice.root.iloc[0]} and {twice.root.iloc[1]} would both be '
                          f'{twice.mask_file.iloc[0]}; predict them one by one, each with an --output of its own')
-    check_output(output, (output / name for name in rows.mask_file),
-                 (Path(row.root) / name for row in rows.itertuples() for name in experiment.format.files(row)))
+    check_output(output, masks=(output / name for name in rows.mask_file),
+                 inputs=(Path(row.root) / name for row in rows.itertuples() for name in experiment.format.files(row)))
     book = ledger.open_book(output, predictor)
     open_ones = [not ledger.is_done(book, row, experiment.format) for row in rows.itertuples()]
     to_do = rows[open_ones].reset_index(drop=True)

@@ -31,7 +31,7 @@ def open_samples(experiment: Experiment, rows: pd.DataFrame) -> prepared.Volumes
     return prepared.open_volumes(rows, experiment.settings, data.cache, on_error=data.on_error, limit=data.cache_limit)
 
 
-def training_samples(experiment: Experiment, train: pd.DataFrame, valid: pd.DataFrame
+def training_samples(experiment: Experiment, *, train: pd.DataFrame, valid: pd.DataFrame
                      ) -> dict[str, patches.Patches | patches.Tiles]:
     """What the loop trains on and validates on, without what cannot be read where the config says so."""
     size, foreground, cut = (experiment.settings.size, experiment.config.data.foreground,
@@ -77,7 +77,7 @@ def segment(predictor: inference.Predictor, samples: prepared.Volumes, masks: Pa
         unsure = ()
         if experiment.config.evaluation.uncertainty:
             unsure = sliding_window.uncertainty(found), brain(volume)
-        yield cases.Case(row.case, row.group, tuple(row.spacing), bits, reference(experiment, row), *unsure)
+        yield cases.Case(row.case, row.group, tuple(row.spacing), reference(experiment, row), bits, *unsure)
 
 
 def brain(volume: prepared.Volume) -> np.ndarray:
@@ -124,7 +124,7 @@ def limits(predictor: inference.Predictor, folder: Path, used: int | str, valid:
             row = samples.rows.iloc[index]
             masks = sliding_window.segment(predictor, samples[index])
             true = labels.region_masks(reference(experiment, row), experiment.region_bits)
-            yield masks, true, float(np.prod(row.spacing))
+            yield true, masks, float(np.prod(row.spacing))
 
     found = tuning.tune(pairs(), region_bits=experiment.region_bits, names=experiment.names,
                         convention=config.convention)
