@@ -5,7 +5,6 @@ and `mask` (H, W, 3), channels NCR/NET, ED, ET, which exclude each other.
 """
 import os
 import re
-from collections import Counter
 from pathlib import Path
 
 import pandas as pd
@@ -65,8 +64,11 @@ def read_frame(root: str | Path, *, split: tuple[float, float, float] = (0.7, 0.
         if volume in sizes:
             tumour[volume] += sum(count)
     groups = pd.Series({volume: patients.get(volume, f'volume_{volume}') for volume in sizes})
-    middle = {volume: count // 2 for volume, count in Counter(volume for volume, _ in files).items()}
-    united = twins.unite_equal(groups, [files[volume, middle[volume]] for volume in sizes])
+    fullest = {}  # the slice of each volume with the most tumour: not one outside the brain, which are all alike
+    for (volume, index), count in counts.items():
+        if volume in sizes and sum(count) > fullest.get(volume, (0,))[0]:
+            fullest[volume] = sum(count), files[volume, index]
+    united = twins.unite_equal(groups, [fullest.get(volume, (0, None))[1] for volume in sizes])
     subset = subsets(united, split, seed, pd.Series(tumour), folds=folds, fold=fold).to_dict()
     rows = []
     for volume, index in sorted(key for key in files if key[0] in sizes):

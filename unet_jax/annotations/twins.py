@@ -51,14 +51,15 @@ def unite(rows: Sequence[dict], root: pathlib.Path) -> pd.Series:
     return pd.Series([united[row['group']] for row in rows])
 
 
-def unite_equal(groups: pd.Series, files: Sequence[pathlib.Path]) -> pd.Series:
-    """`groups` of volumes, the same for those whose file in `files`, one for each, holds the same: of .gz unpacked.
+def unite_equal(groups: pd.Series, files: Sequence[pathlib.Path | None]) -> pd.Series:
+    """`groups` of volumes, the same for those whose file in `files`, one for each or None, holds the same: of .gz
+    unpacked.
 
     Cheap: of all files 8 bytes (gzip's own checksum) or 64 KiB from the middle are read; those that agree in that are
     read whole. Near copies are not looked for, as that would take unpacking every volume.
     """
     group = {str(k): name for k, name in enumerate(groups)}
-    pairs, first, alike = [], {}, pd.Series([_look(file) for file in files], [str(k) for k in range(len(files))])
+    alike, pairs, first = pd.Series([file and _look(file) for file in files], list(group)), [], {}
     for k in alike.index[alike.duplicated(keep=False) & alike.notna()]:
         content = _content(files[int(k)])
         pairs += [(first[content], k)] if content in first else []
