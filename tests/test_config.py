@@ -6,8 +6,9 @@ import pytest
 
 from configs import brats, brats3d, coco, default, phantom
 from unet_jax import config_check, workdir
-from unet_jax.config import FIELDS, build, example, flat, read, read_typed
+from unet_jax.config import FIELDS, build, flat, read, read_typed
 from unet_jax.errors import InputError
+from unet_jax.fields import example
 from unet_jax.modes import start
 
 CONFIGS = {'default': default.get_config, 'coco': coco.get_config, 'phantom': phantom.get_config,

@@ -11,6 +11,7 @@ from unet_jax.annotations import labels
 from unet_jax.errors import InputError
 from unet_jax.evaluation import cases
 from unet_jax.experiment import Experiment
+from unet_jax.formats.seam import Content
 from unet_jax.inference import predictor as inference
 from unet_jax.pipeline import cache, decode
 from unet_jax.progress import bar
@@ -78,24 +79,25 @@ def example(predictor: inference.Predictor, samples: cache.Samples, masks: Path)
             'spacing': (1.0, 1.0, 1.0) if volume else None}
 
 
-def predict(predictor: inference.Predictor, rows: pd.DataFrame) -> Iterator[tuple[int, np.ndarray | str]]:
-    """(position in `rows`, bit sets (H, W) at the file's own size, or why it has none) of files to predict."""
+def predict(predictor: inference.Predictor, rows: pd.DataFrame
+            ) -> Iterator[tuple[int, np.ndarray | str, Content | None]]:
+    """(position in `rows`, bit sets (H, W) at the file's own size, or why it has none; what was read) of files to
+    predict."""
     experiment, size = predictor.experiment, predictor.experiment.config.evaluation.batch_size
     settings = experiment.settings
     for start in range(0, len(rows), size):
         read, where = [], []
         for index, row in enumerate(rows.iloc[start:start + size].itertuples(), start):
             try:
-                image = experiment.format.read(row.root, row, settings.channels).image
+                read.append(experiment.format.read(row.root, row, settings.channels))
+                where.append(index)
             except InputError as error:
-                yield index, str(error)
-                continue
-            read.append((decode.to_wire(image, settings), image.shape[:2]))
-            where.append(index)
+                yield index, str(error), None
         if not where:
             continue
-        images, shapes = (list(part) for part in zip(*read, strict=True))
-        found = rows.iloc[where].assign(height=[h for h, _ in shapes], width=[w for _, w in shapes])
+        images = [decode.to_wire(content.image, settings) for content in read]
+        found = rows.iloc[where].assign(height=[content.image.shape[0] for content in read],
+                                        width=[content.image.shape[1] for content in read])
         blank = np.zeros((len(where), *settings.size), labels.bits_dtype(len(experiment.classes)))
         for k, bits in inference.segment(predictor, cache.Samples(np.stack(images), blank, found)):
-            yield where[k], bits
+            yield where[k], bits, read[k]

@@ -12,6 +12,7 @@ from unet_jax.annotations import labels, nifti_file
 from unet_jax.errors import InputError
 from unet_jax.evaluation import cases, modalities, overlap, tuning
 from unet_jax.experiment import Experiment
+from unet_jax.formats.seam import Content
 from unet_jax.inference import postprocess, sliding_window
 from unet_jax.inference import predictor as inference
 from unet_jax.pipeline import patches, prepared
@@ -144,13 +145,16 @@ def example(predictor: inference.Predictor, samples: prepared.Volumes, masks: Pa
             'affine': content.affine}
 
 
-def predict(predictor: inference.Predictor, rows: pd.DataFrame) -> Iterator[tuple[int, np.ndarray | str]]:
-    """(position in `rows`, bit sets (X, Y, Z) in the file's own voxels, or why there are none) of cases to predict."""
-    settings = predictor.experiment.settings
+def predict(predictor: inference.Predictor, rows: pd.DataFrame
+            ) -> Iterator[tuple[int, np.ndarray | str, Content | None]]:
+    """(position in `rows`, bit sets (X, Y, Z) in the file's own voxels, or why there are none; what was read) of cases
+    to predict."""
+    experiment, settings = predictor.experiment, predictor.experiment.settings
     for index, row in enumerate(rows.itertuples()):
         try:
-            volume = prepared.in_memory(row, settings._replace(root=row.root))
+            content = experiment.format.read(row.root, row, settings.channels)
+            volume = prepared.in_memory(content, row, settings._replace(root=row.root))
         except InputError as error:
-            yield index, str(error)
+            yield index, str(error), None
         else:
-            yield index, segment_volume(predictor, volume, row)
+            yield index, segment_volume(predictor, volume, row), content

@@ -20,6 +20,7 @@ from unet_jax.annotations import frame as frames
 from unet_jax.annotations import labels
 from unet_jax.annotations.brats_h5_file import standardise
 from unet_jax.errors import InputError
+from unet_jax.formats.seam import Content
 from unet_jax.pipeline import cache, cache_limit, threads
 from unet_jax.progress import bar
 
@@ -143,9 +144,9 @@ def open_volume(folder: Path) -> Volume:
     return Volume(*arrays, counts, Grid(**{k: v if isinstance(v, str) else tuple(v) for k, v in grid.items()}))
 
 
-def in_memory(row, settings: Settings) -> Volume:
-    """A case prepared without the cache, to be segmented: without the places of its classes."""
-    image, label, grid = prepare(row, settings)
+def in_memory(content: Content, row, settings: Settings) -> Volume:
+    """A case that was read, prepared without the cache, to be segmented: without the places of its classes."""
+    image, label, grid = prepare_content(content, row, settings)
     return Volume(image, label, np.zeros((0, 3), np.uint16), (0,) * len(settings.classes), grid)
 
 
@@ -162,12 +163,16 @@ def write(folder: Path, case: tuple[np.ndarray, np.ndarray, Grid], classes: int)
 
 
 def prepare(row, settings: Settings) -> tuple[np.ndarray, np.ndarray, Grid]:
-    """(image (X, Y, Z, C) float16, label (X, Y, Z) bit sets, where they lie in the file) of a row of `rows`.
+    """`prepare_content` of what the files of a row of `rows` hold."""
+    return prepare_content(formats.named(settings.format).read(settings.root, row, settings.channels), row, settings)
+
+
+def prepare_content(case: Content, row, settings: Settings) -> tuple[np.ndarray, np.ndarray, Grid]:
+    """(image (X, Y, Z, C) float16, label (X, Y, Z) bit sets, where they lie in the file) of a case.
 
     Each modality has mean 0 and standard deviation 1 inside the brain, which is where any of them is not the
     background (`brain.level`), and 0 outside. Raises InputError for a case without a brain.
     """
-    case = formats.named(settings.format).read(settings.root, row, settings.channels)
     codes = ''.join(nibabel.aff2axcodes(case.affine))
     turned = settings.orientation or codes
     image, brain = turn(case.image, codes, to=turned), turn(case.brain, codes, to=turned)
