@@ -53,7 +53,7 @@ def parse(argv: list[str]) -> list[str]:
     if not given and FLAGS.workdir is None:
         raise InputError('name what to run: --config=configs/phantom.py needs no data, '
                          '--workdir=DIR goes on with a run')
-    config = FLAGS.config if given else load_config(Path(FLAGS.workdir))
+    config = FLAGS.config if given else load_config(run_of(Path(FLAGS.workdir)))
     values = flat(config)  # a config file that cannot be read says so only when it is looked into
     FLAGS['config'].value = build({**values, **{name: read_typed(name, value) for name, value in typed.items()}})
     if FLAGS.workdir is None:
@@ -65,6 +65,12 @@ def parse(argv: list[str]) -> list[str]:
     if FLAGS.input and FLAGS.mode != 'predict':
         raise InputError(f'--input={FLAGS.input[0]}: is for --mode=predict, and the mode is {FLAGS.mode}')
     return [argv[0], *map(str, inputs.existing([*FLAGS.input, *extra]))] if FLAGS.mode == 'predict' else argv[:1]
+
+
+def run_of(folder: Path) -> Path:
+    """The work directory that --workdir names: for --mode=compare also by one of the results in it."""
+    inside = FLAGS.mode == 'compare' and folder.parent.name in ('ensembles', 'interim')
+    return folder.parent.parent if inside else folder
 
 
 def take_fields(argv: Sequence[str]) -> tuple[list[str], dict[str, str]]:
