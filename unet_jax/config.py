@@ -85,7 +85,8 @@ FIELDS = {
     'data.split_file': Field('', path,
         "JSON {'train': [cases], 'valid': [], 'test': []} to split by; every run writes its own, splits.json"),
     'data.folds': Field(0, whole(0, 1000),
-        'split into so many folds, after the test share was set aside; 0 takes data.split alone'),
+        'split into so many folds: all but the test subset, of the data set or set aside; 0 takes '
+        'data.split alone'),
     'data.fold': Field(0, whole(0, 999), 'the fold that is valid; the first is 0'),
     'data.empty_slices': Field(1.0, share,
         'share of tumour-free slices kept for training; evaluation always sees all'),
