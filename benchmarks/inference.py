@@ -46,7 +46,7 @@ def jax_worker(options) -> None:
         np.savez(path, **networks_jax.flat(params))
         count = 0
         if what == 'volume':
-            layout = sliding_window.arrange(options.volume, window, OVERLAP)
+            layout = sliding_window.arrange(options.volume, size=window, overlap=OVERLAP)
             count = int(np.prod([len(axis) for axis in layout.starts]))
         return {'parameters': networks_jax.parameters(params), 'windows': count}
 

@@ -162,7 +162,7 @@ def test_volumes_are_validated_by_the_masks_that_are_scored_every_voxel_once(exp
         masks = sliding_window.segment(predictor, volume)  # what limits are tuned on
         bits = labels.paint(masks, found.regions, found.classes)
         assert np.array_equal(masks, labels.region_masks(bits, found.region_bits))
-        expected.append(cases.Case(str(k), str(k), (1.0,) * 3, bits, volume.label))
+        expected.append(cases.Case(str(k), str(k), (1.0,) * 3, volume.label, bits))
     assert validated(found, tiles) == pytest.approx(scored(found, expected), abs=1e-9)
     assert validated(found, tiles, devices=4) == validated(found, tiles)
 
@@ -174,7 +174,7 @@ def test_images_are_validated_by_the_masks_that_are_scored_and_padding_counts_fo
     names = [f'{k}.png' for k in range(6)]
     samples = Samples(image, label, pd.DataFrame({'path': names, 'case': names, 'height': 16, 'width': 16}))
     predictor = Predictor(found, (1.0,), jax.jit(answer), sharding.create_mesh(jax.devices()[:1]))
-    expected = [cases.Case(names[k], names[k], (1.0, 1.0), bits, label[k])
+    expected = [cases.Case(names[k], names[k], (1.0, 1.0), label[k], bits)
                 for k, bits in inference.segment(predictor, samples)]
     assert validated(found, samples) == pytest.approx(scored(found, expected), abs=1e-9)
 

@@ -147,9 +147,9 @@ def test_splits_and_folds_are_stratified_by_tumour_volume(made, monkeypatch):
     seen = []
 
     def spied(original):
-        def spy(*args, strata):
+        def spy(*args, strata, **options):
             seen.append(strata.to_dict())
-            return original(*args, strata=strata)
+            return original(*args, strata=strata, **options)
         return spy
     monkeypatch.setattr(split, 'by_group', spied(split.by_group))
     monkeypatch.setattr(split, 'k_folds', spied(split.k_folds))

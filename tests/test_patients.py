@@ -142,7 +142,7 @@ def test_neighbours_that_are_not_trained_on_are_seen_and_no_slice_is_held_twice(
     part = rows[rows.subset == 'train'].reset_index(drop=True)
     kept = stream.thin(part, share=0.3, seed=0)
     assert len(kept) < len(part)
-    samples = image_kind.training_samples(one, part, part, kept.index.to_numpy())['train']
+    samples = image_kind.training_samples(one, train=part, valid=part, kept=kept.index.to_numpy())['train']
     assert len(samples.rows) == len(kept) and samples.image.shape == (len(part), 16, 16, 3)
     assert one.settings.inputs == 9
     batch = stream.batch(samples, seed=0, step=0, batch_size=8)

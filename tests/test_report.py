@@ -283,7 +283,7 @@ def test_a_series_is_ascending_finite_and_keeps_the_later_of_a_repeated_step():
              {'step': 2, 'split': 'train', 'loss': 4.0}, {'step': 3, 'split': 'train', 'loss': float('nan')},
              {'step': 4, 'split': 'train', 'loss': None}, {'step': 5, 'split': 'train'},
              {'step': 6, 'split': 'valid', 'loss': 1.0}]
-    steps, values = series(lines, 'train', 'loss')
+    steps, values = series(lines, split='train', key='loss')
     assert steps.tolist() == [1, 2] and values.tolist() == [3.0, 4.0]
 
 

@@ -33,8 +33,8 @@ def volume(image, grid=None):
 
 def averaged(predictor, image, keep=(1.0,)):
     """The blended probabilities (X, Y, Z, R) themselves."""
-    layout = sliding_window.arrange(image.shape[:3], predictor.experiment.settings.size,
-                                    predictor.experiment.config.evaluation.overlap)
+    layout = sliding_window.arrange(image.shape[:3], size=predictor.experiment.settings.size,
+                                    overlap=predictor.experiment.config.evaluation.overlap)
     total, sums = sliding_window.accumulate(predictor, image, layout, np.asarray(keep, image.dtype))
     inside = tuple(slice(b, b + n) for b, n in zip(layout.margin, image.shape))
     return np.asarray(sliding_window.mean(total, sums))[inside]

@@ -11,7 +11,8 @@ TRUE = boxes(WT=[((5, 5, 5), 6)], TC=[((5, 5, 5), 5)])
 
 
 def tune(*cases, voxel=1.0):
-    return tuning.tune(((p, t, voxel) for p, t in cases), region_bits=OF, names=NAMES, convention='brats')
+    cases = ((true, found, voxel) for found, true in cases)
+    return tuning.tune(cases, region_bits=OF, names=NAMES, convention='brats')
 
 
 def test_nothing_is_removed_where_that_would_hurt():

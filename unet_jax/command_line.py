@@ -53,18 +53,24 @@ def parse(argv: list[str]) -> list[str]:
     if not given and FLAGS.workdir is None:
         raise InputError('name what to run: --config=configs/phantom.py needs no data, '
                          '--workdir=DIR goes on with a run')
-    config = FLAGS.config if given else load_config(Path(FLAGS.workdir))
+    config = FLAGS.config if given else load_config(run_of(Path(FLAGS.workdir)))
     values = flat(config)  # a config file that cannot be read says so only when it is looked into
     FLAGS['config'].value = build({**values, **{name: read_typed(name, value) for name, value in typed.items()}})
     if FLAGS.workdir is None:
         named = config_flags.get_config_filename(FLAGS['config'])
-        FLAGS.workdir = str(default_folder(named, FLAGS.config.data.root))
+        FLAGS.workdir = str(default_folder(named, root=FLAGS.config.data.root))
     if extra and FLAGS.mode != 'predict':
         raise InputError(f'{" ".join(extra)}: stands without a flag, and --mode={FLAGS.mode} takes no files; a value '
                          'belongs to its flag, as in --workdir=DIR, without spaces about the =')
     if FLAGS.input and FLAGS.mode != 'predict':
         raise InputError(f'--input={FLAGS.input[0]}: is for --mode=predict, and the mode is {FLAGS.mode}')
     return [argv[0], *map(str, inputs.existing([*FLAGS.input, *extra]))] if FLAGS.mode == 'predict' else argv[:1]
+
+
+def run_of(folder: Path) -> Path:
+    """The work directory that --workdir names: for --mode=compare also by one of the results in it."""
+    inside = FLAGS.mode == 'compare' and folder.parent.name in ('ensembles', 'interim')
+    return folder.parent.parent if inside else folder
 
 
 def take_fields(argv: Sequence[str]) -> tuple[list[str], dict[str, str]]:

@@ -20,6 +20,7 @@ from unet_jax.fields import (
     Field,
     arguments,
     axes,
+    example,
     factor,
     literal,
     mask_values,
@@ -89,7 +90,8 @@ FIELDS = {
     'data.split_file': Field('', path,
         "JSON {'train': [cases], 'valid': [], 'test': []} to split by; every run writes its own, splits.json"),
     'data.folds': Field(0, whole(0, 1000),
-        'split into so many folds, after the test share was set aside; 0 takes data.split alone'),
+        'split into so many folds: all but the test subset, of the data set or set aside; 0 takes '
+        'data.split alone'),
     'data.fold': Field(0, whole(0, 999), 'the fold that is valid; the first is 0'),
     'data.empty_slices': Field(1.0, share,
         'share of tumour-free slices kept for training; evaluation always sees all'),
@@ -114,8 +116,7 @@ FIELDS = {
     'data.phantom.size': Field(128, whole(16, 2048), 'height and width of phantoms', 'pixels'),
 
     'model.name': Field('unet', one_of(NETWORKS), 'the network, one of unet_jax/model/networks.py'),
-    'model.features': Field((32, 64, 128, 256), channels,
-        'channels of each level, finest first'),
+    'model.features': Field((32, 64, 128, 256), channels, 'channels of each level, finest first'),
     'model.encoder_blocks': Field((2, 2, 2, 2), several(whole(1, 64), LEVELS),
         'convolution blocks of each level on the way down'),
     'model.decoder_blocks': Field((1, 1, 1), several(whole(1, 64), range(10)),
@@ -290,19 +291,6 @@ def read_typed(name: str, typed: str) -> Any:
     """`read` of what was typed on the command line."""
     check_name(name)
     return read(name, typed if FIELDS[name].kind.typed else literal(typed))
-
-
-def example(field: Field) -> str:
-    """The default, or another value where that is empty, as it is typed."""
-    value = field.default
-    if value in ((), ''):
-        found = field.kind.example
-    elif isinstance(value, tuple):
-        plain = not any(isinstance(entry, tuple) for entry in value)
-        found = ','.join(map(str, value)) if plain else str(value).replace(' ', '')
-    else:
-        found = f'{value:g}' if isinstance(value, float) else str(value)
-    return f'"{found}"' if '(' in found else found
 
 
 def check_name(name: str) -> None:

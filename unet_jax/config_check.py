@@ -13,7 +13,7 @@ from unet_jax.annotations import labels
 from unet_jax.config import FIELDS, build, flat
 from unet_jax.errors import InputError
 from unet_jax.model import networks
-from unet_jax.training import augment, dispatch, optimizer
+from unet_jax.training import dispatch, optimizer
 
 
 def check_config(config: ConfigDict) -> None:
@@ -26,7 +26,6 @@ def check_config(config: ConfigDict) -> None:
     for one in (check_formats, check_sizes, check_patients, check_split, check_regions, check_schedule,
                 check_together):
         one(config)
-    augment.check_augment(config.augment, len(config.data.size))
     dispatch.check_dispatch(config.train, 0)
     networks.build(config.model, 1)
     check_optimizer(config)

@@ -25,6 +25,19 @@ class Field(NamedTuple):
     only: str = ''  # 'volumetric', 'stacked' or 'unspaced': no other format of data (formats/seam.py) has a use for it
 
 
+def example(field: Field) -> str:
+    """The default, or another value where that is empty, as it is typed."""
+    value = field.default
+    if value in ((), ''):
+        found = field.kind.example
+    elif isinstance(value, tuple):
+        plain = not any(isinstance(entry, tuple) for entry in value)
+        found = ','.join(map(str, value)) if plain else str(value).replace(' ', '')
+    else:
+        found = f'{value:g}' if isinstance(value, float) else str(value)
+    return f'"{found}"' if '(' in found else found
+
+
 def require(good: bool) -> None:
     if not good:
         raise ValueError

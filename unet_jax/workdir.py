@@ -30,7 +30,7 @@ log = logging.getLogger('unet_jax')
 PACKAGES = ('jax', 'jaxlib', 'flax', 'optax', 'orbax-checkpoint', 'grain', 'ml-collections', 'numpy', 'pandas')
 
 
-def default_folder(config: str, root: str) -> Path:
+def default_folder(config: str, *, root: str) -> Path:
     """runs/<config>-<data set>, of a config file's name (without what follows its colon) and config.data.root.
 
     The data set is called as its folder is, and the JSON file where that is the root; phantoms, which have no root of

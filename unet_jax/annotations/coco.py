@@ -41,8 +41,9 @@ def read(root: str | os.PathLike, *, box_only: str = 'error', broken: str = 'err
     those that cannot be drawn. An image whose annotations are all left out goes with them, as it may show a tumour.
     missing: an image that is not on disk is an 'error' or left out with its annotations ('skip').
     unreadable: so is one that cannot be opened or is unlike its entry; in the subset test it is an error always.
-    split, seed, folds, fold: as in `split.subsets`, where the data set has no subsets or nothing but train. Groups
-    that share an image, or nearly the same one, are split together (`twins.unite`).
+    split, seed, folds, fold: as in `split.subsets`, where the data set has no subsets or nothing but train; folds are
+    made of all that is not test, where it has. Groups that share an image, or nearly the same one, are split together
+    (`twins.unite`).
     group_pattern: says by an image's path who its patient is, and which slice it is (`patients.by_pattern`); patients
     are groups then, and their numbered slices one case.
     audit: what would be an error by one of the four policies is left out and counted, and the frame may be empty.
@@ -64,10 +65,9 @@ def read(root: str | os.PathLike, *, box_only: str = 'error', broken: str = 'err
     _agree(rows)
     rows = _with_patients(rows, group_pattern, root) if group_pattern else rows
     own = {source.subset for source in sources} - {'', 'train'}
-    if own and folds:
-        raise InputError(f'config.data.folds is {folds}, but {root} has subsets of its own, {sorted(own)}, which are '
-                         'kept. Put all images into one folder with one JSON file to split them anew')
-    if rows and not own:
+    if rows and own and folds:
+        rows = _in_folds(rows, below, split, seed, group_pattern, folds=folds, fold=fold)
+    elif rows and not own:
         groups = _groups(rows, below, group_pattern)
         subsets = splits.subsets(groups, split, seed, folds=folds, fold=fold)
         rows = [row | {'subset': subset} for row, subset in zip(rows, subsets, strict=True)]
@@ -89,6 +89,22 @@ def _groups(rows: list[dict], root: pathlib.Path, pattern: str) -> pd.Series:
     """What is split together: patients where a pattern names them, whose slices above the head are all alike, else
     images with their copies."""
     return pd.Series([row['group'] for row in rows]) if pattern else twins.unite(rows, root)
+
+
+def _in_folds(rows: list[dict], root: pathlib.Path, split: Sequence[float], seed: int, pattern: str, *, folds: int,
+              fold: int) -> list[dict]:
+    """`rows` of a data set with subsets of its own, all but test dealt into folds; ids, which restart in every JSON
+    file, are then told apart by the subset they had."""
+    test = pd.Series([row['subset'] == 'test' for row in rows])
+    rest = [row for row in rows if row['subset'] != 'test']
+    united = iter(_groups(rest, root, pattern)) if rest else iter(())
+    groups = pd.Series([row['group'] if row['subset'] == 'test' else next(united) for row in rows])
+    subsets = splits.subsets(groups, split, seed, folds=folds, fold=fold, test=test)
+    log.warning('%s: %d folds of the images that are not test; %s', root, folds,
+                'the subset test stays as it is' if test.any() else f'there is none, so shares {tuple(split)} count')
+    return [row if row['subset'] == 'test' else
+            row | {'subset': subset, 'image_id': f'{row["subset"]}/{row["image_id"]}'}
+            for row, subset in zip(rows, subsets, strict=True)]
 
 
 def _with_valid(rows: list[dict], root: pathlib.Path, split: Sequence[float], seed: int, pattern: str) -> list[dict]:
@@ -154,7 +170,7 @@ def _size(entry: dict, path: pathlib.Path) -> tuple[int, int, str, str]:
         return 0, 0, f'has no size in its entry ({error})', ''
     turn = ''
     if orientation != 1:
-        hidden = image_file.hidden_turn(width, height, orientation)
+        hidden = image_file.hidden_turn(orientation, width=width, height=height)
         turn = f'has EXIF orientation {orientation} ({image_file.SHOWN[orientation]}' + (f'), {UNTOLD}' if hidden else
                                                                                        '), annotated as stored')
     if said == (width, height):
@@ -196,18 +212,19 @@ def _rows(source: Source, dataset: dict, images: dict, reader: LeftOut) -> list[
 
 def _plain(annotation: dict, image: dict, box_only: str) -> tuple[str, str, list | dict | None]:
     """(kind, reason, the segmentation in plain form or None): of a 'broken' one the polygons that can be drawn."""
-    given, bbox, size = annotation.get('segmentation'), annotation.get('bbox'), (image['height'], image['width'])
-    kind, reason = segmentations.kind(given, *size, bbox=bbox)
+    given, bbox = annotation.get('segmentation'), annotation.get('bbox')
+    size = {'height': image['height'], 'width': image['width']}
+    kind, reason = segmentations.kind(given, **size, bbox=bbox)
     if kind in ('polygon', 'rectangle', 'rle'):
-        return kind, '', segmentations.parse(given, *size)
+        return kind, '', segmentations.parse(given, **size)
     if kind == 'box_only' and box_only == 'box':
         outline = segmentations.box_polygon(bbox)
-        outside, reason = segmentations.kind(outline, *size)
+        outside, reason = segmentations.kind(outline, **size)
         return ('broken', reason, None) if outside == 'broken' else (kind, '', outline)
     if kind == 'box_only':
         return kind, reason, None
     sound = segmentations.sound_polygons(given)
-    if sound and segmentations.kind(sound, *size)[0] != 'broken':
+    if sound and segmentations.kind(sound, **size)[0] != 'broken':
         return 'broken', f'{reason}; its other polygons are kept', sound
     return 'broken', reason or 'a mask in another file', None
 

@@ -41,7 +41,7 @@ def look(path: Path) -> tuple[int, int, int]:
     return width, height, turned
 
 
-def hidden_turn(width: int, height: int, turned: int) -> bool:
+def hidden_turn(turned: int, *, width: int, height: int) -> bool:
     """Whether an orientation changes where things are, but not the size, which then tells nobody."""
     return turned in (2, 3, 4) or turned in SHOWN and width == height
 

@@ -7,7 +7,7 @@ import nibabel
 import numpy as np
 import pandas as pd
 
-from unet_jax.annotations import brain, contrasts, nifti_search, schemas
+from unet_jax.annotations import brain, contrasts, nifti_search, schemas, twins
 from unet_jax.annotations import frame as annotation_frame
 from unet_jax.annotations.brats_h5_file import standardise
 from unet_jax.annotations.left_out import of_files
@@ -36,10 +36,10 @@ def read_frame(root: str | Path, *, schema: str = 'auto', split: tuple[float, fl
 
     `schema` is a key of `schemas.SCHEMAS` and says what the labels mean, whatever the files are called; 'auto' tells
     it by file names and label values. Every header is checked and every label volume read once. All time points of a
-    patient go to one subset, stratified by tumour volume; with `folds`, fold number `fold` is valid and the others
-    train, after the test share of `split` was set aside. Added columns: modalities {name: file, or {'file', 'index'},
-    or None where `missing_modalities` allows it}, in channel order; label, the file; depth; spacing (mm); schema.
-    height, width, depth are the array's axes (X, Y, Z).
+    patient, and copies of a volume, go to one subset, stratified by tumour volume; with `folds`, fold number `fold` is
+    valid and the others train, after the test share of `split` was set aside. Added columns: modalities {name: file,
+    or {'file', 'index'}, or None where `missing_modalities` allows it}, in channel order; label, the file; depth;
+    spacing (mm); schema. height, width, depth are the array's axes (X, Y, Z).
 
     Raises InputError for cases that are incomplete, damaged, of unlike shape or affine, or of an unknown release. With
     on_error = 'skip', and for an `audit`, such cases are left out and counted in `frame.attrs['reader']`, unless the
@@ -63,6 +63,7 @@ def read_frame(root: str | Path, *, schema: str = 'auto', split: tuple[float, fl
         nifti_search.check_values(case, counts[case.name], found, values)
     tumour = {name: int(count[1:].sum()) for name, count in counts.items()}
     groups = pd.Series({case.name: case.patient for case in cases})
+    groups = twins.unite_equal(groups, [next(filter(None, case.modalities.values())) for case in cases])
     subset = subsets(groups, split, seed, pd.Series(tumour)[groups.index], folds=folds, fold=fold)
     rows = []
     for case in cases:
@@ -82,7 +83,7 @@ def _count(case: Files) -> np.ndarray:
     return np.bincount(read_label(case.label)[0].ravel(), minlength=256)
 
 
-def find_cases(root: str | Path, schema: str, modalities: tuple[str, ...] = MODALITIES,
+def find_cases(root: str | Path, schema: str, *, modalities: tuple[str, ...] = MODALITIES,
                missing_modalities: bool = False) -> pd.DataFrame:
     """The cases at or below `root`, labelled or not, a row each as `frame.images` gives them, without annotations.
 

@@ -14,7 +14,7 @@ from typing import NamedTuple
 import pandas as pd
 
 from unet_jax.annotations import frame as frames
-from unet_jax.annotations import mask_values
+from unet_jax.annotations import mask_values, twins
 from unet_jax.annotations import patients as people
 from unet_jax.annotations.image_file import ENDINGS
 from unet_jax.annotations.left_out import LeftOut, left_out
@@ -122,9 +122,10 @@ def read_frame(root: str | Path, *, split=(0.7, 0.15, 0.15), seed: int = 0, fold
                ) -> pd.DataFrame:
     """The annotation frame of the pairs at or below `root`; masks become run-length encoded segmentations.
 
-    Subsets are those of the folders' names where there are any, else made by patient (`patients`). Classes are the
-    masks' values (`mask_values.decide`). Raises InputError for images without mask, masks without image or of another
-    size, and files that cannot be read; with on_error = 'skip', and for an `audit`, those are left out and counted.
+    Subsets are those of the folders' names where there are any, else made by patient (`patients`), near copies
+    together; folds are made of all that is not in the folder test. Classes are the masks' values
+    (`mask_values.decide`). Raises InputError for images without mask, masks without image or of another size, and
+    files that cannot be read; with on_error = 'skip', and for an `audit`, those are left out and counted.
     """
     root = Path(root)
     reader = left_out(dict.fromkeys(('missing', 'unreadable'), on_error), audit=audit)
@@ -140,11 +141,16 @@ def read_frame(root: str | Path, *, split=(0.7, 0.15, 0.15), seed: int = 0, fold
     classes = mask_values.decide([f.values for f in found], values, where=str(root))
     who = patients([pair.image.path for pair in pairs], group_pattern)
     people.tell(who, str(root))
-    groups = pd.Series([patient for patient, _ in who])
     own = {pair.image.subset for pair in pairs} - {''}
     share = pd.Series([float(bool(f.values)) for f in found])
-    subset = [pair.image.subset or 'train' for pair in pairs] if own - {'train'} else \
-        subsets(groups, split, seed, share, folds=folds, fold=fold)
+    subset = [pair.image.subset or 'train' for pair in pairs]
+    if folds or not own - {'train'}:
+        groups = pd.Series([patient for patient, _ in who])
+        if all(number is None for _, number in who):  # slices above the head are all alike, and would tie patients
+            groups = twins.unite([{'path': pair.image.path, 'group': group}
+                                  for pair, group in zip(pairs, groups, strict=True)], root)
+        test = pd.Series([name == 'test' for name in subset])
+        subset = subsets(groups, split, seed, share, folds=folds, fold=fold, test=test)
     rows = []
     for pair, content, (patient, number), where in zip(pairs, found, who, subset, strict=True):
         name = pair.image.path

@@ -16,8 +16,8 @@ class Case(NamedTuple):
     name: str
     group: str
     spacing: tuple[float, ...]  # mm; 1 for the pixels of an image
-    prediction: np.ndarray
     reference: np.ndarray
+    prediction: np.ndarray
     uncertainty: np.ndarray | None = None  # (…, R) uint8, 0 (sure) to 100, where it is to be scored
     brain: np.ndarray | None = None  # bool; None is everywhere
     images: tuple[str, ...] = ()  # of stacked slices the path of each
@@ -62,7 +62,7 @@ def share(rows: pd.DataFrame, process: int, processes: int) -> slice:
 def score(experiment: Experiment, case: Case) -> list[dict]:
     """One row a region: case, group, region, and what every function of `metrics.METRICS` gives."""
     config = experiment.config.evaluation
-    predicted, true = (labels.region_masks(bits, experiment.region_bits) for bits in (case.prediction, case.reference))
+    true, predicted = (labels.region_masks(bits, experiment.region_bits) for bits in (case.reference, case.prediction))
     lines = []
     for r, name in enumerate(experiment.names):
         unsure = None if case.uncertainty is None else case.uncertainty[..., r]

@@ -27,7 +27,8 @@ def qu_brats(region: Region, config: ConfigDict) -> dict[str, float]:
     """`uncertainty.qu_brats` where there is an uncertainty."""
     if region.uncertainty is None:
         return {}
-    return uncertainty.qu_brats(region.reference, region.prediction, region.uncertainty, brain=region.brain)
+    return uncertainty.qu_brats(region.reference, region.prediction, uncertainty=region.uncertainty,
+                                brain=region.brain)
 
 
 # each: (a region of a case, config.evaluation) -> {name: number}, a column of cases.csv and a row of the summary

@@ -12,14 +12,14 @@ ENHANCING = (0, 25, 50, 100, 200, 350, 500, 1000)  # mm³
 
 def tune(cases: Iterable[tuple[np.ndarray, np.ndarray, float]], *, region_bits: tuple[int, ...],
          names: tuple[str, ...], convention: str) -> dict:
-    """The limits with the highest Dice, mean over regions and cases of (prediction, reference, mm³ of a voxel).
+    """The limits with the highest Dice, mean over regions and cases of (reference, prediction, mm³ of a voxel).
 
     Masks are (X, Y, Z, R). First the component limit, then, with it, that of the enhancing tumour; of equals the
     smaller. Returns {'component', 'enhancing', 'dice': {'without', 'with'}, 'tried': [{component, enhancing, dice}]}.
     """
     tables: dict[Limits, list] = {}
-    for masks, reference, voxel in cases:
-        boxed, true = crop(masks, reference)
+    for reference, masks, voxel in cases:
+        true, boxed = crop(reference, masks)
         for component in COMPONENTS:
             cleaned = apply(boxed, Limits(component), region_bits=region_bits, names=names, voxel=voxel)
             for enhancing in ENHANCING if 'ET' in names else (0,):

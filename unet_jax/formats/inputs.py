@@ -93,12 +93,14 @@ def cases_of(path: Path, data: ConfigDict) -> pd.DataFrame:
     """The cases of one file or folder; absolute, as the release shows in the names of folders too."""
     modalities = tuple(data.modalities)
     if path.is_dir():
-        return nifti.find_cases(path, data.schema, modalities, data.missing_modalities).assign(root=str(path))
+        return nifti.find_cases(path, data.schema, modalities=modalities,
+                                missing_modalities=data.missing_modalities).assign(root=str(path))
     if not nifti.NIFTI.fullmatch(path.name):
         raise InputError(f'--input={path}: is no NIfTI file; expected NAME.nii or NAME.nii.gz')
     if len(nifti_file.read_header(path).shape) == 4:
         return nifti.find_file(path, data.schema, modalities).assign(root=str(path.parent))
-    found = nifti.find_cases(path.parent, data.schema, modalities, data.missing_modalities)
+    found = nifti.find_cases(path.parent, data.schema, modalities=modalities,
+                             missing_modalities=data.missing_modalities)
     mine = [path.name in {Path(name).name for name in nifti.sequence_files(row.modalities)}
             for row in found.itertuples()]
     if not any(mine):
@@ -107,7 +109,7 @@ def cases_of(path: Path, data: ConfigDict) -> pd.DataFrame:
     return found[mine].reset_index(drop=True).assign(root=str(path.parent))
 
 
-def check_output(output: Path, masks: Iterable[Path], inputs: Iterable[Path]) -> None:
+def check_output(output: Path, *, masks: Iterable[Path], inputs: Iterable[Path]) -> None:
     """Raises InputError if one of the `masks` would be written over one of the `inputs`."""
     taken = {path.resolve() for path in inputs}
     hit = next((path for path in masks if path.resolve() in taken), None)

@@ -62,6 +62,11 @@ def home(members: Sequence[Member]) -> Path:
     return first / 'ensembles' / f'{shown}-{hashlib.sha256(repr(parts).encode()).hexdigest()[:8]}'
 
 
+def interim(members: Sequence[Member]) -> Path:
+    """The folder that results of a run go to while it is still training, and writes its own results at its end."""
+    return home(members) if len(members) > 1 else members[0].folder / 'interim' / f'checkpoint_{members[0].step}'
+
+
 def used_by(folder: Path, *, training: bool = False) -> pd.DataFrame:
     """The rows (subset, case, group, path) that a run was trained on and, unless `training` alone is asked for, those
     by which its best checkpoint was chosen. Raises InputError where its frame cannot be read."""

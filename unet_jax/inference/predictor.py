@@ -93,7 +93,7 @@ def enlarged(predictor: Predictor, samples: Samples) -> Iterator[tuple[int, np.n
     """
     for index, probability in probabilities(predictor, samples):
         row = samples.rows.iloc[index]
-        yield index, decode.extract(probability, row.height, row.width)
+        yield index, decode.extract(probability, height=row.height, width=row.width)
 
 
 def to_bits(experiment: Experiment, probability: np.ndarray) -> np.ndarray:

@@ -33,7 +33,7 @@ def gaussian(side: int) -> np.ndarray:
     return np.exp(-0.5 * (distance / (side * SIGMA)) ** 2).astype(np.float32)
 
 
-def weight_sum(places: Sequence[int], side: int, length: int) -> np.ndarray:
+def weight_sum(places: Sequence[int], *, side: int, length: int) -> np.ndarray:
     """(length,) the weights of all windows along an axis, added up. Windows form a grid, so the sum over a volume is
     the outer product of three of these."""
     total = np.zeros(length, np.float32)
@@ -88,9 +88,9 @@ class Layout(NamedTuple):
     padded: tuple[int, ...]
 
 
-def arrange(shape: tuple[int, ...], size: tuple[int, ...], overlap: float) -> Layout:
+def arrange(shape: tuple[int, ...], *, size: tuple[int, ...], overlap: float) -> Layout:
     """The windows of `size` that cover a volume of `shape`."""
-    places = [starts(n, side, overlap) for n, side in zip(shape, size, strict=True)]
+    places = [starts(n, side=side, overlap=overlap) for n, side in zip(shape, size, strict=True)]
     return Layout(places, tuple(max(-p[0], 0) for p in places),
                   tuple(-(-n // side) * side for n, side in zip(shape, size, strict=True)))
 
@@ -104,7 +104,7 @@ def windows(image: np.ndarray, size: tuple[int, int, int], layout: Layout, *, ba
     grid = list(product(*layout.starts))
     for first in range(0, len(grid), batch_size):
         part = grid[first:first + batch_size]
-        arrays = {'image': np.stack([extract(image, start, size) * keep for start in part]),
+        arrays = {'image': np.stack([extract(image, start=start, size=size) * keep for start in part]),
                   'place': np.array(part, np.int32) + np.array(layout.margin, np.int32),
                   'valid': np.ones(len(part), np.float32)}
         missing = batch_size - len(part)
@@ -130,7 +130,7 @@ def accumulate(predictor: Predictor, image: np.ndarray, layout: Layout, keep: np
             total = add(total, found, place, valid)
             jax.block_until_ready(before)  # one batch waits at the device, not all of them
             before = found
-    sums = [weight_sum([start + before for start in axis], side, length) for axis, before, side, length
+    sums = [weight_sum([start + before for start in axis], side=side, length=length) for axis, before, side, length
             in zip(layout.starts, layout.margin, size, layout.padded, strict=True)]
     return total, [sums[0] * len(predictor.params), *sums[1:]]
 
@@ -148,7 +148,7 @@ def blend(predictor: Predictor, volume: Volume, *, keep: Sequence[bool] | None =
     """The network's answer to a prepared case. `keep` says which modalities to look at; all if None."""
     experiment, (shape, grid) = predictor.experiment, (volume.label.shape, volume.grid)
     keep = np.ones(experiment.settings.channels, np.float16) if keep is None else np.asarray(keep, np.float16)
-    layout = arrange(shape, experiment.settings.size, experiment.config.evaluation.overlap)
+    layout = arrange(shape, size=experiment.settings.size, overlap=experiment.config.evaluation.overlap)
     total, sums = accumulate(predictor, volume.image, layout, keep)
     inside = tuple(slice(before, before + n) for before, n in zip(layout.margin, shape, strict=True))
     return Blend(total, sums, inside, tuple(np.subtract(grid.high, grid.low)) != shape, grid)

@@ -25,15 +25,19 @@ def compare(folder: Path, other: str | None, *, subset: str) -> dict:
     rules = [read_rules(part / 'summary.json') for part in parts]
     if any(rules[0][key] != rules[1][key] for key in rules[0].keys() & rules[1].keys()):
         raise InputError(f'{parts[0]} was scored by {rules[0]}, {parts[1]} by {rules[1]}; evaluate one of them again')
-    used = [summaries.read_summary(part).get('checkpoint') for part in parts]
+    told_of = [summaries.read_summary(part) for part in parts]
+    used, data = ([told.get(key) for told in told_of] for key in ('checkpoint', 'data'))
     found, how = comparison.compare(*scores), {key: rules[0][key] for key in ('convention', 'units')}
     names = [str(name) if step is None else f'{name} (checkpoint {step})'
              for name, step in zip((other, folder), used, strict=True)]
-    text = (f'a: {names[0]}\nb: {names[1]}\nsubset {subset}, convention {how["convention"]}, distances in '
+    other_data = f'data: {data[0]["digest"]} and {data[1]["digest"]}, so other files\n' if all(data) and \
+        data[0]['digest'] != data[1]['digest'] else ''
+    text = (f'a: {names[0]}\nb: {names[1]}\n{other_data}subset {subset}, convention {how["convention"]}, distances in '
             f'{how["units"]}\n\n{table.comparison_text(found)}')
     whole = Path(other).resolve()
     path = parts[1] / f'compared_with_{whole.name}_{hashlib.sha256(str(whole).encode()).hexdigest()[:8]}.json'
-    told = {'a': str(other), 'b': str(folder), 'checkpoint_a': used[0], 'checkpoint_b': used[1]}
+    told = {'a': str(other), 'b': str(folder), 'checkpoint_a': used[0], 'checkpoint_b': used[1],
+            'data_a': data[0], 'data_b': data[1]}
     write_text(path, json.dumps({**told, **how, **found}, indent=2) + '\n')
     write_text(path.with_suffix('.txt'), text)
     print(f'{text}\nWritten to {path} and .txt')

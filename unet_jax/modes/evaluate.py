@@ -1,6 +1,7 @@
 """--mode=evaluate: a checkpoint's scores on a subset, its masks, pictures and the report."""
 import shlex
 from collections.abc import Sequence
+from contextlib import ExitStack
 from pathlib import Path
 
 import jax
@@ -10,7 +11,7 @@ from ml_collections import ConfigDict
 
 from unet_jax import lock
 from unet_jax.annotations import frame as frames
-from unet_jax.annotations import labels
+from unet_jax.annotations import identity, labels
 from unet_jax.errors import InputError
 from unet_jax.evaluation import cases, modalities, table
 from unet_jax.evaluation import summary as summaries
@@ -25,17 +26,40 @@ from unet_jax.training import processes
 from unet_jax.workdir import inference_config, write_text
 
 
-@lock.writer
 def evaluate(config: ConfigDict, folder: Path, *, subset: str, which: str, ensemble: Sequence[str] = ()) -> None:
     """Scores a checkpoint, or the average of several, on a subset: table, masks, pictures and the report, in `folder`
-    for a single checkpoint, else in a folder of its own, `members.home`.
+    for a single checkpoint, else in a folder of its own, `members.home`; of a run that is still training in
+    `members.interim`, where it writes nothing.
 
     Called by every process together: each scores its share of the cases, process 0 writes the tables. Raises
     InputError for runs that were trained on what is scored, but for a run alone on a subset of its own.
     """
     config = inference_config(folder, config)
     chosen = members.choose([folder, *map(Path, ensemble)], which)
-    home, used = members.home(chosen), members.told(chosen)
+    with ExitStack() as locks:
+        home = take_place(chosen, locks)
+        score(config, home, chosen, subset=subset, which=which)
+
+
+def take_place(chosen: Sequence[members.Member], locks: ExitStack) -> Path:
+    """The folder of the results, which is this process's to write into until `locks` is left."""
+    folder, busy = chosen[0].folder, []
+    try:
+        locks.enter_context(lock.held(folder))
+    except lock.Busy:
+        busy = [True]
+    if not any(processes.gather(busy)):  # of several processes the first knows
+        return members.home(chosen)
+    home = members.interim(chosen)
+    locks.enter_context(lock.held(home))
+    if not jax.process_index():
+        print(f'{folder} is in use, as by its training: the results go to {home}')
+    return home
+
+
+def score(config: ConfigDict, home: Path, chosen: Sequence[members.Member], *, subset: str, which: str) -> None:
+    """`evaluate` into `home`, of a settled config."""
+    folder, used = chosen[0].folder, members.told(chosen)
     frame = frames.load(folder / 'annotations.parquet')
     scored = frame[frame.subset == subset]
     if len(members.runs(chosen)) > 1:
@@ -66,10 +90,10 @@ def evaluate(config: ConfigDict, folder: Path, *, subset: str, which: str, ensem
     wanted = config.evaluation.modality_subsets
     fewer = processes.gather(volume_kind.with_modality_subsets(predictor, mine) if wanted else [])
     if not jax.process_index():
-        told = {'subset': subset, 'checkpoint': used, **about(chosen, config, subset),
+        told = {'subset': subset, 'checkpoint': used, 'data': data_set(folder), **about(chosen, config, subset),
                 **({'skipped': skipped} if skipped else {})}
-        write(predictor, samples, chosen, pd.DataFrame(lines), pd.DataFrame(fewer), told, which=which,
-              images=pd.DataFrame(images))
+        write(predictor, samples, chosen, home=home, scores=pd.DataFrame(lines), fewer=pd.DataFrame(fewer),
+              images=pd.DataFrame(images), told=told, which=which)
     processes.wait_for_all('report')  # jax ends the first process where the others leave it alone for 5 minutes
 
 
@@ -84,6 +108,12 @@ def check_tuning(chosen: Sequence[members.Member], rows: pd.DataFrame, config: C
                          'config.train.validate')
 
 
+def data_set(folder: Path) -> dict:
+    """What names the data of a run in its results: the digest of all content, and of how many files."""
+    known = identity.load(folder)
+    return {'digest': known['digest'], 'files': len({*known['images'], *known['annotations']})}
+
+
 def about(chosen: Sequence[members.Member], config: ConfigDict, subset: str) -> dict:
     """What a summary must say of the members: which they are, and whether the cases are new to them."""
     known = {config.train.validate: 'the best checkpoint was chosen by these cases',
@@ -95,12 +125,12 @@ def about(chosen: Sequence[members.Member], config: ConfigDict, subset: str) -> 
 
 
 def write(predictor: inference.Predictor, samples: cache.Samples | prepared.Volumes,
-          chosen: Sequence[members.Member], scores: pd.DataFrame, fewer: pd.DataFrame, told: dict, *, which: str,
-          images: pd.DataFrame) -> None:
+          chosen: Sequence[members.Member], *, home: Path, scores: pd.DataFrame, fewer: pd.DataFrame,
+          images: pd.DataFrame, told: dict, which: str) -> None:
     """cases.csv, images.csv, summary.json, modalities.csv and the report of all cases' scores; prints the tables."""
     experiment = predictor.experiment
     settings, seed = experiment.config.evaluation, experiment.config.seed
-    home, subset = members.home(chosen), told['subset']
+    subset = told['subset']
     target, masks = home / 'evaluation' / subset, home / 'predictions' / subset
     rules = {'convention': settings.convention, 'units': 'px' if experiment.format.unspaced and not settings.spacing
              else 'mm', 'seed': seed, 'tolerance': settings.tolerance, 'lesion': settings.lesions or None}
@@ -115,7 +145,8 @@ def write(predictor: inference.Predictor, samples: cache.Samples | prepared.Volu
     before = summaries.read_summary(target).get('checkpoint', told['checkpoint'])
     summaries.write(target, scores, summary, images)
     examples = [] if summary.get('unscored') else chosen_examples(predictor, samples, scores, masks)
-    report = html.write(home, subset, examples, run=chosen[0].folder, again=command(chosen, subset, which))
+    report = html.write(home, subset, examples, run=chosen[0].folder,
+                        again=command(chosen, subset=subset, which=which))
     print(table.text(summary))
     if len(fewer) and not summary.get('unscored'):
         write_text(target / 'modalities.csv', fewer.to_csv(index=False))
@@ -130,7 +161,7 @@ def write(predictor: inference.Predictor, samples: cache.Samples | prepared.Volu
           f'Report: {report}')
 
 
-def command(chosen: Sequence[members.Member], subset: str, which: str) -> str:
+def command(chosen: Sequence[members.Member], *, subset: str, which: str) -> str:
     """What evaluates the same again."""
     first, *others = members.runs(chosen)
     flags = [f'--workdir={first}', '--mode=evaluate', f'--subset={subset}']

@@ -12,6 +12,7 @@ from unet_jax.annotations import labels
 from unet_jax.errors import InputError
 from unet_jax.evaluation import cases
 from unet_jax.experiment import Experiment
+from unet_jax.formats.seam import Content
 from unet_jax.inference import predictor as inference
 from unet_jax.pipeline import cache, decode, slices
 from unet_jax.progress import bar
@@ -30,8 +31,8 @@ def open_samples(experiment: Experiment, rows: pd.DataFrame) -> cache.Samples:
     return cache.open_samples(rows, experiment.settings, data.cache, on_error=data.on_error, limit=data.cache_limit)
 
 
-def training_samples(experiment: Experiment, train: pd.DataFrame, valid: pd.DataFrame, kept: np.ndarray | None = None
-                     ) -> dict[str, cache.Samples]:
+def training_samples(experiment: Experiment, *, train: pd.DataFrame, valid: pd.DataFrame,
+                     kept: np.ndarray | None = None) -> dict[str, cache.Samples]:
     """What the loop trains on and validates on, without what cannot be read where the config says so.
 
     kept: positions in `train` of those trained on, all if None. Of patients all slices are opened: those
@@ -85,7 +86,7 @@ def segment(predictor: inference.Predictor, samples: cache.Samples, masks: Path)
             unsure = ()
             if experiment.config.evaluation.uncertainty:
                 unsure = inference.uncertainty(probability), brain(samples, index)
-            yield index, (bits, decode.decode_label(row, experiment.settings), *unsure)
+            yield index, (decode.decode_label(row, experiment.settings), bits, *unsure)
 
     return cases.stack(rows, arrays(), tuple(settings.spacing))
 
@@ -96,7 +97,7 @@ def brain(samples: cache.Samples, index: int) -> np.ndarray:
     if pd.isna(row.slice):
         return np.ones((row.height, row.width), bool)
     inside = (samples.take(index)[0] != 0).any(-1, keepdims=True).astype(np.float32)
-    return decode.extract(inside, row.height, row.width)[..., 0] > 0.5
+    return decode.extract(inside, height=row.height, width=row.width)[..., 0] > 0.5
 
 
 def example(predictor: inference.Predictor, samples: cache.Samples, masks: Path) -> dict:
@@ -119,28 +120,29 @@ def example(predictor: inference.Predictor, samples: cache.Samples, masks: Path)
                     'letters': False}
 
 
-def predict(predictor: inference.Predictor, rows: pd.DataFrame) -> Iterator[tuple[int, np.ndarray | str]]:
-    """(position in `rows`, bit sets (H, W) at the file's own size, or why it has none) of files to predict."""
+def predict(predictor: inference.Predictor, rows: pd.DataFrame
+            ) -> Iterator[tuple[int, np.ndarray | str, Content | None]]:
+    """(position in `rows`, bit sets (H, W) at the file's own size, or why it has none; what was read) of files to
+    predict."""
     experiment, settings = predictor.experiment, predictor.experiment.settings
     for places in together(experiment, rows):
         read, where = [], []
         for index, row in zip(places, rows.iloc[places].itertuples(), strict=True):
             try:
-                image = experiment.format.read(row.root, row, settings.channels).image
+                read.append(experiment.format.read(row.root, row, settings.channels))
+                where.append(index)
             except InputError as error:
-                yield index, str(error)
-                continue
-            read.append((decode.to_wire(image, settings), image.shape[:2]))
-            where.append(index)
+                yield index, str(error), None
         if not where:
             continue
-        images, shapes = (list(part) for part in zip(*read, strict=True))
-        found = rows.iloc[where].assign(height=[h for h, _ in shapes], width=[w for _, w in shapes])
+        images = [decode.to_wire(content.image, settings) for content in read]
+        found = rows.iloc[where].assign(height=[content.image.shape[0] for content in read],
+                                        width=[content.image.shape[1] for content in read])
         blank = np.zeros((len(where), *settings.size), labels.bits_dtype(len(experiment.classes)))
         near = slices.near(found, settings.neighbours) if of_patients(experiment) else None
         scale = slices.scale(np.stack(images), found.group) if settings.patient else None
         for k, bits in inference.segment(predictor, cache.Samples(np.stack(images), blank, found, {}, near, scale)):
-            yield where[k], bits
+            yield where[k], bits, read[k]
 
 
 def together(experiment: Experiment, rows: pd.DataFrame) -> Iterator[list[int]]:

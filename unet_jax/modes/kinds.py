@@ -11,6 +11,7 @@ import pandas as pd
 
 from unet_jax.evaluation.cases import Case
 from unet_jax.experiment import Experiment
+from unet_jax.formats.seam import Content
 from unet_jax.modes import image_kind, volume_kind
 
 
@@ -23,8 +24,8 @@ class Kind(NamedTuple):
     part: Callable[[Any, slice], Any]  # some consecutive samples
     segment: Callable[..., Iterator[Case]]  # (predictor, samples, folder of masks) -> every case, its mask written
     example: Callable[..., dict]  # (predictor, samples of one case, folder of masks) -> fields of html.Example
-    predict: Callable[..., Iterator[tuple[int, np.ndarray | str]]]  # (predictor, rows of `Format.find`) ->
-    # (position in rows, bit sets at the file's own size, or why there are none)
+    predict: Callable[..., Iterator[tuple[int, np.ndarray | str, Content | None]]]  # (predictor, rows of
+    # `Format.find`) -> (position in rows, bit sets at the file's own size, or why there are none; what was read)
 
 
 IMAGES, VOLUMES = (Kind(**{name: getattr(module, name) for name in Kind._fields})

@@ -9,8 +9,10 @@ from ml_collections import ConfigDict
 
 from unet_jax.annotations import labels
 from unet_jax.errors import InputError
+from unet_jax.experiment import Experiment
 from unet_jax.formats import inputs, mask_file
 from unet_jax.formats.inputs import check_output
+from unet_jax.formats.seam import Content
 from unet_jax.inference import ledger, members
 from unet_jax.inference import predictor as inference
 from unet_jax.modes import image_kind, kinds, volume_kind
@@ -47,8 +49,8 @@ def write(predictor: inference.Predictor, sources: Sequence[str], output: Path, 
     if len(twice):
         raise InputError(f'the masks of {twice.root.iloc[0]} and {twice.root.iloc[1]} would both be '
                          f'{twice.mask_file.iloc[0]}; predict them one by one, each with an --output of its own')
-    check_output(output, (output / name for name in rows.mask_file),
-                 (Path(row.root) / name for row in rows.itertuples() for name in experiment.format.files(row)))
+    check_output(output, masks=(output / name for name in rows.mask_file),
+                 inputs=(Path(row.root) / name for row in rows.itertuples() for name in experiment.format.files(row)))
     book = ledger.open_book(output, predictor)
     open_ones = pd.Series([not ledger.is_done(book, row, experiment.format) for row in rows.itertuples()])
     if of_patients:  # what is new of a patient changes what is seen of the others
@@ -59,8 +61,8 @@ def write(predictor: inference.Predictor, sources: Sequence[str], output: Path, 
     if len(to_do) < len(rows):
         print(f'{len(rows) - len(to_do)} of {len(rows)} are there already, by the same network and settings: left as '
               'they are')
-    for index, found in bar(kinds.kind_of(experiment).predict(predictor, to_do), total=len(to_do), desc='predicting',
-                            unit='case'):
+    for index, found, content in bar(kinds.kind_of(experiment).predict(predictor, to_do), total=len(to_do),
+                                     desc='predicting', unit='case'):
         row = to_do.iloc[index]
         if isinstance(found, str):
             problems.append(found)
@@ -69,7 +71,7 @@ def write(predictor: inference.Predictor, sources: Sequence[str], output: Path, 
         experiment.format.write(path, labels.to_ids(found, experiment.classes),
                                 like=Path(row.root) / experiment.format.files(row)[0])
         picture = row.mask_file.removesuffix('.gz').removesuffix('.nii').removesuffix('.png')
-        draw(predictor, row, found, output / 'overlays' / f'{picture}.png')
+        draw(experiment, row, content, bits=found, path=output / 'overlays' / f'{picture}.png')
         ledger.note(book, row, found, experiment)
     done = sum(name in book.lines for name in rows.mask_file)
     written = f'{done} masks in {output}, overlays in {output}/overlays'
@@ -83,11 +85,9 @@ def write(predictor: inference.Predictor, sources: Sequence[str], output: Path, 
                          'done:\n  ' + '\n  '.join(problems))
 
 
-def draw(predictor: inference.Predictor, row: pd.Series, bits: np.ndarray, path: Path) -> None:
-    """The input with its predicted regions outlined."""
+def draw(experiment: Experiment, row: pd.Series, content: Content, *, bits: np.ndarray, path: Path) -> None:
+    """The input, as it was read, with its predicted regions outlined."""
     from unet_jax.report import overlays  # matplotlib: 0.3 s that training need not wait for
-    experiment = predictor.experiment
-    content = experiment.format.read(row.root, row, experiment.settings.channels)
     space = {} if content.affine is None else {'spacing': tuple(row.spacing),
                                                'orientation': ''.join(nibabel.aff2axcodes(content.affine))}
     figure = overlays.overlay(content.image, None, labels.region_masks(bits, experiment.region_bits), experiment.names,

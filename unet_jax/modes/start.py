@@ -31,7 +31,7 @@ def start(config: ConfigDict, folder: Path, *, distributed: bool | None = False,
     """
     config_check.check_config(config)
     make_absolute(config, folder)
-    try_ends(config, folder, mode, output)
+    try_ends(config, folder, mode=mode, output=output)
     set_flags(config)
     processes.join(distributed)
     check_devices()
@@ -49,7 +49,7 @@ def make_absolute(config: ConfigDict, folder: Path) -> None:
             config.data[field] = os.path.abspath(os.path.expanduser(config.data[field]))
 
 
-def try_ends(config: ConfigDict, folder: Path, mode: str, output: str | None) -> None:
+def try_ends(config: ConfigDict, folder: Path, *, mode: str, output: str | None) -> None:
     """Raises InputError where `mode` could not write, or draw, what it is started for. Nothing is left behind.
 
     A mode that needs a work directory which is not there says so itself.

@@ -54,7 +54,7 @@ def train(config: ConfigDict, folder: Path, *, allow: tuple[str, ...] = ()) -> N
     with ExitStack() as locks:
         for path, member in runs.items():
             locks.enter_context(lock.held(path))
-            copy_files(member, folder, path)
+            copy_files(member, folder, to=path)
         members = [begin(member, path, frame) for path, member in runs.items()]
         finished = together.train(members) if config.train.seeds else loop.train(*members[0])
         if not finished:
@@ -118,8 +118,6 @@ def split_by_seed(config: ConfigDict, folder: Path) -> dict[Path, ConfigDict]:
     """{work directory: config} of the runs: one, or one for each of config.train.seeds, on the same split."""
     if not config.train.seeds:
         return {folder: config}
-    if len(set(config.train.seeds)) < len(config.train.seeds):
-        raise InputError(f'config.train.seeds is {tuple(config.train.seeds)}; name each once')
     runs = {}
     for seed in config.train.seeds:
         member = config.copy_and_resolve_references()
@@ -129,15 +127,15 @@ def split_by_seed(config: ConfigDict, folder: Path) -> dict[Path, ConfigDict]:
     return runs
 
 
-def copy_files(config: ConfigDict, folder: Path, path: Path) -> None:
-    """Gives `path`, the work directory of one of several seeds, its config, and the files of `folder` on the data."""
-    if path == folder:
+def copy_files(config: ConfigDict, folder: Path, *, to: Path) -> None:
+    """Gives `to`, the work directory of one of several seeds, its config, and the files of `folder` on the data."""
+    if to == folder:
         return
-    save_config(path, config, folder)
+    save_config(to, config, folder)
     for name in ('annotations.parquet', 'annotations.csv', 'splits.json', identity.FILE, 'audit.json', 'audit.txt'):
         if not jax.process_index() and (folder / name).exists():
-            shutil.copyfile(folder / name, path / f'.{name}.copied')
-            (path / f'.{name}.copied').replace(path / name)
+            shutil.copyfile(folder / name, to / f'.{name}.copied')
+            (to / f'.{name}.copied').replace(to / name)
 
 
 def begin(config: ConfigDict, folder: Path, frame: pd.DataFrame) -> together.Member:

@@ -12,6 +12,7 @@ from unet_jax.annotations import labels, nifti_file
 from unet_jax.errors import InputError
 from unet_jax.evaluation import cases, modalities, overlap, tuning
 from unet_jax.experiment import Experiment
+from unet_jax.formats.seam import Content
 from unet_jax.inference import postprocess, sliding_window
 from unet_jax.inference import predictor as inference
 from unet_jax.pipeline import patches, prepared
@@ -31,7 +32,8 @@ def open_samples(experiment: Experiment, rows: pd.DataFrame) -> prepared.Volumes
     return prepared.open_volumes(rows, experiment.settings, data.cache, on_error=data.on_error, limit=data.cache_limit)
 
 
-def training_samples(experiment: Experiment, train: pd.DataFrame, valid: pd.DataFrame, kept: np.ndarray | None = None
+def training_samples(experiment: Experiment, *, train: pd.DataFrame, valid: pd.DataFrame,
+                     kept: np.ndarray | None = None
                      ) -> dict[str, patches.Patches | patches.Tiles]:
     """What the loop trains on and validates on, without what cannot be read where the config says so."""
     size, foreground, cut = (experiment.settings.size, experiment.config.data.foreground,
@@ -78,7 +80,7 @@ def segment(predictor: inference.Predictor, samples: prepared.Volumes, masks: Pa
         unsure = ()
         if experiment.config.evaluation.uncertainty:
             unsure = sliding_window.uncertainty(found), brain(volume)
-        yield cases.Case(row.case, row.group, tuple(row.spacing), bits, reference(experiment, row), *unsure)
+        yield cases.Case(row.case, row.group, tuple(row.spacing), reference(experiment, row), bits, *unsure)
 
 
 def brain(volume: prepared.Volume) -> np.ndarray:
@@ -125,7 +127,7 @@ def limits(predictor: inference.Predictor, folder: Path, used: int | str, valid:
             row = samples.rows.iloc[index]
             masks = sliding_window.segment(predictor, samples[index])
             true = labels.region_masks(reference(experiment, row), experiment.region_bits)
-            yield masks, true, float(np.prod(row.spacing))
+            yield true, masks, float(np.prod(row.spacing))
 
     found = tuning.tune(pairs(), region_bits=experiment.region_bits, names=experiment.names,
                         convention=config.convention)
@@ -145,13 +147,16 @@ def example(predictor: inference.Predictor, samples: prepared.Volumes, masks: Pa
             'affine': content.affine}
 
 
-def predict(predictor: inference.Predictor, rows: pd.DataFrame) -> Iterator[tuple[int, np.ndarray | str]]:
-    """(position in `rows`, bit sets (X, Y, Z) in the file's own voxels, or why there are none) of cases to predict."""
-    settings = predictor.experiment.settings
+def predict(predictor: inference.Predictor, rows: pd.DataFrame
+            ) -> Iterator[tuple[int, np.ndarray | str, Content | None]]:
+    """(position in `rows`, bit sets (X, Y, Z) in the file's own voxels, or why there are none; what was read) of cases
+    to predict."""
+    experiment, settings = predictor.experiment, predictor.experiment.settings
     for index, row in enumerate(rows.itertuples()):
         try:
-            volume = prepared.in_memory(row, settings._replace(root=row.root))
+            content = experiment.format.read(row.root, row, settings.channels)
+            volume = prepared.in_memory(content, row, settings._replace(root=row.root))
         except InputError as error:
-            yield index, str(error)
+            yield index, str(error), None
         else:
-            yield index, segment_volume(predictor, volume, row)
+            yield index, segment_volume(predictor, volume, row), content

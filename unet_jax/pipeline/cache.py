@@ -101,7 +101,7 @@ def open_samples(rows: pd.DataFrame, settings: decode.Settings, folder: str | Pa
     target = folder / key(there, settings)
     if not ready(target):
         need = sum(int(np.prod(shape)) * dtype.itemsize for shape, dtype in layout(there, settings).values())
-        cache_limit.make_room(folder, need, limit)
+        cache_limit.make_room(folder, need=need, limit=limit)
         _write(there, settings, target, on_error)
     skipped = json.loads((target / SKIPPED).read_text()) if (target / SKIPPED).exists() else {}
     if skipped and on_error != 'skip':

@@ -85,7 +85,8 @@ def write(folder: Path, subset: str, examples: Sequence[Example], *, run: Path |
         ('Dice of every case', unscored or (_chart(dice_distribution(rows), pictures / 'dice.png',
                                                    'Dice of every case') if rows is not None else todo)),
         ('Cases', unscored or (_overlays(examples, pictures) if examples else todo.replace('evaluated', 'drawn'))),
-        ('Data', _audit(workdir) or f'No audit yet. Run <code>{escape(start)} --mode=annotate</code>'),
+        ('Data', _named(summary) + _audit(workdir) or
+         f'No audit yet. Run <code>{escape(start)} --mode=annotate</code>'),
         ('Configuration', _config(workdir / 'config.json')),
         ('Environment', _environment(workdir / 'environment.json')),
         ('Make it again', _commands(evaluate, workdir)),
@@ -144,6 +145,12 @@ def _overlays(examples: Sequence[Example], pictures: Path) -> str:
                                     e.sequences, e.reference, e.prediction, e.names, e.scores, e.uncertainty,
                                     e.spacing, e.orientation, e.affine, e.channel) for e in examples])
     return f'{walk}<p>{how} Choose a picture to enlarge it.</p><div class="films{volumes}">{figures}</div>'
+
+
+def _named(summary: dict | None) -> str:
+    """Which data were scored."""
+    data = (summary or {}).get('data')
+    return f'<p>Data {data["digest"]}: {data["files"]} files, named in identity.json.</p>' if data else ''
 
 
 def _audit(workdir: Path) -> str:

@@ -217,7 +217,15 @@ def _load(folder: Path, step: int, abstract: dict[str, Any]) -> dict[str, Any]:
     path = Path(folder).absolute() / str(step)
     try:
         return ocp.load_checkpointables(path, abstract)
+    except FileNotFoundError as error:
+        raise InputError(f'{path}: is gone: its training, which still runs, has removed it meanwhile '
+                         '(config.train.keep); run the command again') from error
     except (ValueError, KeyError, TypeError) as error:
         if processes.lost(error):
             raise
-        raise InputError(f'{path}: does not fit the network of this config ({error})') from error
+        if 'opt_state' in abstract:
+            _load(folder, step, {'params': abstract['params']})  # says so where the network is another already
+            raise InputError(f'{path}: the optimiser had another state when this run began, in an older version or '
+                             'with another config.optimizer, so training cannot go on from it: start anew in another '
+                             '--workdir. Evaluating it and predicting with it still work') from error
+        raise InputError(f'{path}: does not fit the network of this config ({str(error):.300})') from error

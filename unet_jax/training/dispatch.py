@@ -122,8 +122,6 @@ def stack(batches: list[Batch]) -> Batch:
 def check_dispatch(config: ConfigDict, start: int) -> None:
     """Raises InputError unless everything that happens between steps falls between programs."""
     several = config.steps_per_dispatch
-    if several < 1:
-        raise InputError(f'config.train.steps_per_dispatch is {several}; give 1 or more')
     counts = {f'config.train.{name}': config[name]
               for name in ('steps', 'log_every', 'evaluate_every', 'checkpoint_every')}
     odd = {name: n for name, n in {**counts, 'the step to go on from': start}.items() if n % several}

@@ -59,7 +59,8 @@ def create_programs(experiment: Experiment, *, devices: list | None = None, samp
     def overlap(params, batch, owned):
         bits = labels.from_probabilities(predict(params, batch), threshold=config.evaluation.threshold,
                                          regions=experiment.regions, classes=experiment.classes)
-        return validation.count(bits, batch['label'], owned, experiment.region_bits), batch['index'], batch['valid']
+        counts = validation.count(batch['label'], bits, owned=owned, region_bits=experiment.region_bits)
+        return counts, batch['index'], batch['valid']
 
     abstract = jax.eval_shape(create)
     placed = sharding.of_state(abstract, mesh)
