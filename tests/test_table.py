@@ -37,13 +37,13 @@ def test_a_score_holds_what_the_other_modules_measure():
     scores = measure.score(reference, prediction, spacing=spacing, tolerance=2.0, lesion='MET')
     c = overlap.counts(reference, prediction)
     assert list(scores) == ['dice', 'iou', 'sensitivity', 'specificity', 'hd95', 'surface_dice', 'lesion_dice',
-                            'lesion_hd95', 'lesion_tp', 'lesion_fn', 'lesion_fp', 'tp', 'fp', 'fn', 'tn',
+                            'lesion_nsd', 'lesion_hd95', 'lesion_tp', 'lesion_fn', 'lesion_fp', 'tp', 'fp', 'fn', 'tn',
                             'volume_reference', 'volume_prediction']
     assert (scores['dice'], scores['iou']) == (overlap.dice(c), overlap.iou(c))
     assert (scores['sensitivity'], scores['specificity']) == (overlap.sensitivity(c), overlap.specificity(c))
     assert scores['hd95'] == surface.hd95(reference, prediction, spacing=spacing)
     assert scores['surface_dice'] == surface.surface_dice(reference, prediction, spacing=spacing, tolerance=2.0)
-    wise = lesions.lesion_wise(reference, prediction, spacing=spacing, challenge='MET')
+    wise = lesions.lesion_wise(reference, prediction, spacing=spacing, challenge='MET', tolerance=2.0)
     assert {key: scores[key] for key in wise} == wise
     assert (scores['volume_reference'], scores['volume_prediction']) == (160 * 3.0, 150 * 3.0)
 
@@ -161,7 +161,8 @@ def test_written_files_read_back_equal(tmp_path):
     pd.testing.assert_frame_equal(summaries.read_cases(tmp_path / 'new' / 'folder'), cases, check_dtype=False)
     stored = json.loads((tmp_path / 'new' / 'folder' / 'summary.json').read_text(encoding='utf-8'))
     assert stored == summary(cases, 'monai')
-    assert sorted(path.name for path in (tmp_path / 'new' / 'folder').iterdir()) == ['cases.csv', 'summary.json']
+    names = sorted(path.name for path in (tmp_path / 'new' / 'folder').iterdir())
+    assert names == ['cases.csv', 'summary.csv', 'summary.json']
 
 
 def test_every_digit_is_kept(tmp_path):
@@ -285,3 +286,11 @@ def test_scores_can_be_written_as_json():
     mask = np.arange(64).reshape(4, 4, 4) % 3 == 0
     found = measure.score(mask, ~mask, spacing=(1.0, 1.0, 1.0), lesion='GLI')
     assert json.loads(json.dumps(found)) == pytest.approx(found, nan_ok=True)
+
+
+def test_the_means_are_a_table_of_both_kinds(tmp_path):
+    summaries.write(tmp_path, CASES, summary())
+    found = pd.read_csv(tmp_path / 'summary.csv').set_index(['region', 'metric', 'cases'])
+    assert found.loc['WT', 'dice', 'all'][['mean', 'n']].tolist() == [0.5, 3]  # two of three have no tumour
+    assert found.loc['WT', 'dice', 'with region'][['mean', 'n']].tolist() == [0.5, 1]
+    assert 'tp' not in found.index.get_level_values('metric')

@@ -6,7 +6,7 @@ from unet_jax.evaluation import uncertainty
 from unet_jax.evaluation.statistics import paired
 from unet_jax.evaluation.summary import check_cases, json_safe, metrics, present
 
-LESS_IS_BETTER = ['hd95', 'lesion_hd95', *uncertainty.COSTS]
+LESS_IS_BETTER = ['hd95', 'lesion_hd95', 'large_hd95', *uncertainty.COSTS]
 
 
 def compare(cases_a: pd.DataFrame, cases_b: pd.DataFrame, *, seed: int = 0) -> dict:

@@ -1,9 +1,10 @@
 """Summaries and comparisons as text: aligned tables that name convention, units, number of cases and intervals."""
 from unet_jax.evaluation.surface import PENALTY
 
-DISTANCES = ['hd95', 'lesion_hd95']
 EMPTY = {
     'brats': 'Both masks empty: Dice 1, HD95 0. One empty: Dice 0, HD95 {penalty}.',
+    'brats2025': 'Both masks empty: left out. One empty: Dice and NSD 0, HD95 infinite. Lesion Dice, NSD and HD95 are '
+                 'means over\nthe matched pairs alone and rise when hard lesions are missed: read F1 beside them.',
     'nnunet': 'Both masks empty: left out. One empty: Dice 0.',
     'monai': 'Both masks empty: left out. One empty: Dice 0, HD95 infinite.',
     'deepmind': 'Both masks empty: left out. One empty: Dice 0, HD95 infinite.',
@@ -13,7 +14,11 @@ WITH_REGION = 'Rows "with region" leave out the cases whose reference lacks the 
 
 def number(value: float | None, metric: str) -> str:
     """Shares to four digits, distances to two."""
-    return '-' if value is None else f'{value:.{2 if metric in DISTANCES else 4}f}'
+    return '-' if value is None else f'{value:.{2 if is_distance(metric) else 4}f}'
+
+
+def is_distance(metric: str) -> bool:
+    return metric.endswith('hd95')
 
 
 def aligned(rows: list[tuple[str, ...]], words: int) -> str:
@@ -44,7 +49,8 @@ def label(name: str, entry: dict, units: str) -> str:
     said = name.replace('_', ' ')
     said += f' ({entry["tolerance"]:g} {units})' if 'tolerance' in entry else ''
     said += f' ({entry["challenge"]})' if entry.get('challenge') else ''
-    return said + (f' ({units})' if name in DISTANCES else '')
+    said += f' ({entry["rule"]})' if 'rule' in entry else ''
+    return said + (f' ({units})' if is_distance(name) else '')
 
 
 def row(region: str, said: str, name: str, entry: dict) -> tuple[str, ...]:

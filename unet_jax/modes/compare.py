@@ -48,7 +48,7 @@ def read_rules(path: Path) -> dict:
             raise InputError(f'{path}: no case has an annotation, so there are no scores to compare')
         told = {f'{key} of {name}': entry[key] for metrics in summary['regions'].values()
                 for name, entry in metrics.items() if isinstance(entry, dict)
-                for key in ('tolerance', 'challenge') if key in entry}
+                for key in ('tolerance', 'challenge', 'rule') if key in entry}
         return {'convention': summary['convention'], 'units': summary['units'], **told}
     except InputError:
         raise

@@ -12,7 +12,7 @@ from unet_jax import lock
 from unet_jax.annotations import frame as frames
 from unet_jax.annotations import labels
 from unet_jax.errors import InputError
-from unet_jax.evaluation import cases, modalities, table
+from unet_jax.evaluation import cases, metrics, modalities, table
 from unet_jax.evaluation import summary as summaries
 from unet_jax.experiment import Experiment
 from unet_jax.inference import members
@@ -93,14 +93,15 @@ def about(chosen: Sequence[members.Member], config: ConfigDict, subset: str) -> 
 def write(predictor: inference.Predictor, samples: cache.Samples | prepared.Volumes,
           chosen: Sequence[members.Member], scores: pd.DataFrame, fewer: pd.DataFrame, told: dict, *, which: str
           ) -> None:
-    """cases.csv, summary.json, modalities.csv and the report of the scores of all cases; prints the tables."""
+    """The files of the scores of all cases (`summaries.write`, modalities.csv) and the report; prints the tables."""
     experiment = predictor.experiment
     settings, seed = experiment.config.evaluation, experiment.config.seed
     home, subset = members.home(chosen), told['subset']
     target, masks = home / 'evaluation' / subset, home / 'predictions' / subset
     units = 'mm' if experiment.format.stacked else 'px'
     summary = summaries.summarise(scores, convention=settings.convention, units=units, seed=seed,
-                                  tolerance=settings.tolerance, lesion=settings.lesions or None)
+                                  tolerance=settings.tolerance, lesion=settings.lesions or None,
+                                  whole_tolerance=settings.whole_tolerance, sizes=metrics.sizes(settings))
     written = labels.values(experiment.classes)
     summary |= told | {'mask_values': dict(zip(map(str, written), experiment.config.data.names, strict=True))}
     summary |= {'postprocess': predictor.limits._asdict()} if settings.postprocess else {}
@@ -120,8 +121,8 @@ def write(predictor: inference.Predictor, samples: cache.Samples | prepared.Volu
         print(f'Not a result on new cases: {summary["seen"]}')
     if before != told['checkpoint']:
         print(f'In place of the scores of checkpoint {before}')
-    print(f'\nCheckpoint {told["checkpoint"]} on {subset}: {target}/cases.csv and summary.json\nMasks: {masks}\n'
-          f'Report: {report}')
+    print(f'\nCheckpoint {told["checkpoint"]} on {subset}: {target}/cases.csv, summary.csv and summary.json\n'
+          f'Masks: {masks}\nReport: {report}')
 
 
 def command(chosen: Sequence[members.Member], subset: str, which: str) -> str:
