@@ -11,7 +11,7 @@ import scipy  # its parts are loaded when first used: training begins without th
 
 from unet_jax.errors import InputError
 from unet_jax.evaluation import overlap
-from unet_jax.evaluation.surface import check_spacing, crop, element_distances, near_share, weighted_percentile
+from unet_jax.evaluation.surface import check_spacing, crop, element_distances, element_hd95, near_share
 
 PENALTY = 374.0  # mm, HD95 of a missed or an invented lesion
 
@@ -57,7 +57,7 @@ def lesion_scores(lesion: np.ndarray, found: np.ndarray, *, spacing: tuple[float
     lesion, found = crop(lesion, found)
     directions = element_distances(lesion, found, spacing=tuple(spacing))
     return (overlap.dice(overlap.counts(lesion, found)), near_share(directions, tolerance),
-            max(weighted_percentile(*direction, 95) for direction in directions))
+            element_hd95(directions))
 
 
 def lesion_wise(reference: np.ndarray, prediction: np.ndarray, *, spacing: tuple[float, ...],

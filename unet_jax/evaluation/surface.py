@@ -164,6 +164,11 @@ def weighted_percentile(values: np.ndarray, weights: np.ndarray, percent: float)
     return float(values[order][min(np.searchsorted(share, percent / 100), len(values) - 1)])
 
 
+def element_hd95(directions) -> float:
+    """HD95 of the `deepmind` convention, of what `element_distances` returns."""
+    return max(weighted_percentile(*direction, 95) for direction in directions)
+
+
 def near_share(directions, tolerance: float) -> float:
     """Share of the surface of `element_distances` that lies within `tolerance` of the other surface."""
     near = sum(size[distance <= tolerance].sum() for distance, size in directions)
@@ -193,8 +198,7 @@ def hd95(reference: np.ndarray, prediction: np.ndarray, *, spacing: tuple[float,
     if any(empty):
         return penalty(reference.shape, spacing) if convention == 'brats' else float('inf')
     if convention == 'deepmind':
-        directions = element_distances(reference, prediction, spacing=tuple(spacing))
-        return max(weighted_percentile(*direction, 95) for direction in directions)
+        return element_hd95(element_distances(reference, prediction, spacing=tuple(spacing)))
     directions = border_distances(reference, prediction, spacing=spacing)
     if convention in ('brats', 'brats2025'):
         return float(np.percentile(np.concatenate(directions), 95))
