@@ -24,7 +24,7 @@ svg .axis{stroke:var(--line);fill:none}svg .even{stroke:var(--soft);stroke-dasha
 svg .dot{fill:var(--ink);fill-opacity:.65;stroke:var(--text);stroke-opacity:.5;stroke-width:.6}
 svg .span{stroke:var(--link);stroke-width:3}svg .mean{fill:var(--text)}svg .name{fill:var(--text)}
 th[scope=col]{white-space:nowrap}.folders td:nth-child(2),.cases th[scope=row]{overflow-wrap:anywhere}
-details{margin-bottom:1rem}.wide{margin-top:.6rem}
+.cases th[scope=row]{min-width:8rem}details{margin-bottom:1rem}.wide{margin-top:.6rem}
 '''
 
 
@@ -32,7 +32,8 @@ def html(comparison: dict, tables: Mapping[str, pd.DataFrame]) -> str:
     """The page of what `modes.compare` writes as compare.json, and the tables of cases by the letter of their run."""
     subset = escape(comparison['subset'])
     sections = [('Runs', runs(comparison)), ('Ranking', ranking(comparison)),
-                ('Differences', ''.join(differences(pair, opened=not k) for k, pair in enumerate(comparison['pairs'])) + EXPLAINED),
+                ('Differences', ''.join(differences(pair, opened=pair is comparison['pairs'][0])
+                                        for pair in comparison['pairs']) + EXPLAINED),
                 ('Cases that differ most', furthest(comparison)), ('Every case', scatters(comparison, tables))]
     body = ''.join(f'<section><h2>{title}</h2>{content}</section>\n' for title, content in sections)
     return ('<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
@@ -93,7 +94,7 @@ def ranking(comparison: dict) -> str:
 
 def rank_plot(found: list[dict]) -> str:
     """Mean ranks with their intervals, a row a run, from 1 to the number of runs."""
-    width, step, left, most = 420, 26, 34, len(found)
+    width, step, left, most = 340, 26, 34, len(found)
 
     def x(rank: float) -> float:
         return left + (rank - 1) / (most - 1) * (width - left - 16)
@@ -128,7 +129,8 @@ def differences(pair: dict, *, opened: bool) -> str:
             'Better / equal / worse', 'n']
     rank = pair['rank']
     return (f'<details{" open" if opened else ""}><summary>{escape(pair["b"])} against {escape(pair["a"])}</summary>'
-            f'<p>Mean rank of {escape(pair["b"])} less that of {escape(pair["a"])}: {signed(rank["difference"], "hd95")}, p {p(rank["p_permutation_holm"])}</p>'
+            f'<p>Mean rank of {escape(pair["b"])} less that of {escape(pair["a"])}: '
+            f'{signed(rank["difference"], "hd95")}; p {p(rank["p_permutation_holm"])}</p>'
             f'{grid(head, rows)}</details>')
 
 
