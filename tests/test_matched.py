@@ -160,6 +160,7 @@ def is_settled(table: np.ndarray) -> bool:
 @given(cases())
 @settings(max_examples=60, deadline=None)
 @example((boxes((0, 0, 0), (5, 5, 5)), boxes((0, 1, 0), (5, 6, 5), (8, 10, 26))))
+@example((boxes((1, 0, 0), size=(1, 1, 1)), boxes((3, 0, 0), size=(1, 1, 1))))
 def test_every_kind_of_volume_scores_as_by_trial_of_all_pairings(case):
     lesions, parts, table = dice_table(*case)
     found = scores(*case)

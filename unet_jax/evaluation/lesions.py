@@ -81,7 +81,7 @@ def lesion_wise(reference: np.ndarray, prediction: np.ndarray, *, spacing: tuple
         return dict(lesion_dice=1.0, lesion_nsd=1.0, lesion_hd95=0.0, lesion_tp=0, lesion_fn=0, lesion_fp=0)
 
     reach = reaches(reference, dilation)
-    parts, n_parts = cc3d.connected_components(prediction, connectivity=26, return_N=True)
+    parts, n_parts = cc3d.connected_components(np.ascontiguousarray(prediction), connectivity=26, return_N=True)
     touched = reach[prediction] > 0
     invented = n_parts - len(np.unique(parts[prediction][touched]))
     volumes = np.bincount(reach[reference]) * np.prod(spacing)
