@@ -28,14 +28,21 @@ demo: $(VENV)/ready
 test: lint
 	JAX_PLATFORMS=cpu $(BIN)/python -m pytest -q -n 2 --dist loadfile --no-loadscope-reorder
 
-# Scores against MONAI's too, which with torch is too heavy for everyday tests; in a venv of its own.
-test-oracles: $(VENV)-oracles/ready
+# Scores against MONAI's too, which with torch is too heavy for everyday tests, and against BraTS' own of 2025, which
+# needs another numpy and pandas and is under the AGPL; each in a venv of its own.
+test-oracles: $(VENV)-oracles/ready $(VENV)-brats/ready
+	$(VENV)-brats/bin/python -m pytest -q -rs tests/test_matched.py
 	JAX_PLATFORMS=cpu $(VENV)-oracles/bin/python -m pytest -q -rs tests/test_overlap.py tests/test_surface.py
 
 $(VENV)-oracles/ready: $(LOCK) requirements-test.txt tests/oracles.txt
 	$(PYTHON) -m venv --clear $(VENV)-oracles
 	$(VENV)-oracles/bin/python -m pip install -q --disable-pip-version-check -c $(LOCK) -r $(LOCK) \
 		-r requirements-test.txt -r tests/oracles.txt
+	touch $@
+
+$(VENV)-brats/ready: tests/oracles-brats.txt
+	$(PYTHON) -m venv --clear $(VENV)-brats
+	$(VENV)-brats/bin/python -m pip install -q --disable-pip-version-check -r tests/oracles-brats.txt
 	touch $@
 
 lint: $(VENV)/ready-test
@@ -61,7 +68,7 @@ lock:
 	rm -rf $(VENV)-lock
 
 clean:
-	rm -rf $(VENV) $(VENV)-lock $(VENV)-oracles runs
+	rm -rf $(VENV) $(VENV)-lock $(VENV)-oracles $(VENV)-brats runs
 
 # Against PyTorch, MONAI, segmentation-models-pytorch and nnU-Net, in a venv of its own; about 45 minutes on two quiet
 # cores.

@@ -20,8 +20,8 @@ def test_slices_are_stacked_in_their_order_a_millimetre_apart():
                   np.ones((2, 3), bool))) for k in range(5))
     a, b = cases.stack(table, found)
     assert (a.name, b.name) == ('a', 'b') and a.spacing == (1, 1, 1)
-    assert a.prediction.shape == (2, 3, 2) and b.prediction[0, 0].tolist() == [2, 3, 4]
-    assert b.reference[0, 0].tolist() == [12, 13, 14] and b.brain.shape == (2, 3, 3)
+    assert a.prediction.shape == (2, 3, 2) and b.reference[0, 0].tolist() == [2, 3, 4]
+    assert b.prediction[0, 0].tolist() == [12, 13, 14] and b.brain.shape == (2, 3, 3)
     assert b.uncertainty.shape == (2, 3, 3, 4) and b.uncertainty[0, 0, :, 0].tolist() == [2, 3, 4]
 
 

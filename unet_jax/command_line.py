@@ -23,7 +23,7 @@ flags.DEFINE_string('workdir', None, 'Where everything is written; runs/<config>
 flags.DEFINE_string('subset', 'test', 'evaluate, compare: which subset.')
 flags.DEFINE_string('checkpoint', 'best', "evaluate, predict: 'best', 'latest', a step; best,400 averages.")
 flags.DEFINE_list('ensemble', [], 'evaluate, predict: more work directories, such as other folds, to average with.')
-flags.DEFINE_string('other', None, 'compare: the work directory to compare --workdir with; both evaluated before.')
+flags.DEFINE_list('other', [], 'compare: the work directories to compare --workdir with; all evaluated before.')
 flags.DEFINE_multi_string('input', [], 'predict: images, HDF5 slices, NIfTI files or cases, or folders of them; "*" '
                           'and lists with commas too, and what stands on the command line without a flag.')
 flags.DEFINE_string('output', None, 'predict: the folder for masks and overlays; <workdir>/predictions by default.')
@@ -45,10 +45,11 @@ def parse(argv: list[str]) -> list[str]:
     rest, typed = take_fields(FLAGS.read_flags_from_files(argv, force_gnu=True))
     FLAGS.set_gnu_getopt()  # flags may stand behind inputs
     extra = FLAGS([rest[0], *(expand_config(part) for part in rest[1:])])[1:]
-    for name in ('workdir', 'output', 'other'):
+    for name in ('workdir', 'output'):
         if FLAGS[name].value:
             FLAGS[name].value = expand(FLAGS[name].value, name)
-    FLAGS.ensemble = [expand(path, 'ensemble') for path in FLAGS.ensemble if path]
+    for name in ('ensemble', 'other'):
+        FLAGS[name].value = [expand(path, name) for path in FLAGS[name].value if path]
     given = FLAGS.config is not None
     if not given and FLAGS.workdir is None:
         raise InputError('name what to run: --config=configs/phantom.py needs no data, '

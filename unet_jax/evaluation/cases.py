@@ -59,13 +59,25 @@ def share(rows: pd.DataFrame, process: int, processes: int) -> slice:
     return slice(int(first[low]), int(first[high]))
 
 
+def scored_regions(experiment: Experiment) -> tuple[tuple[str, ...], tuple[int, ...]]:
+    """(names, bit sets) of what is scored: the regions, and by brats2025 each label that is none of them, such as NETC
+    and SNFH beside WT, TC, ET and RC."""
+    names, region_bits = experiment.names, experiment.region_bits
+    if experiment.config.evaluation.convention != 'brats2025':
+        return names, region_bits
+    more = [(name, 1 << k) for k, name in enumerate(experiment.config.data.names)
+            if 1 << k not in region_bits and name not in names]
+    return (*names, *(name for name, _ in more)), (*region_bits, *(bit for _, bit in more))
+
+
 def score(experiment: Experiment, case: Case) -> list[dict]:
     """One row a region: case, group, region, and what every function of `metrics.METRICS` gives."""
     config = experiment.config.evaluation
-    true, predicted = (labels.region_masks(bits, experiment.region_bits) for bits in (case.reference, case.prediction))
+    names, region_bits = scored_regions(experiment)
+    true, predicted = (labels.region_masks(bits, region_bits) for bits in (case.reference, case.prediction))
     lines = []
-    for r, name in enumerate(experiment.names):
-        unsure = None if case.uncertainty is None else case.uncertainty[..., r]
+    for r, name in enumerate(names):
+        unsure = None if case.uncertainty is None or r >= len(experiment.names) else case.uncertainty[..., r]
         region = metrics.Region(true[..., r], predicted[..., r], case.spacing, unsure, case.brain)
         lines.append({'case': case.name, 'group': case.group, 'region': name})
         for metric in metrics.METRICS:

@@ -5,6 +5,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from unet_jax.evaluation import measure, uncertainty
+from unet_jax.evaluation.matched import Sizes
 
 
 class Region(NamedTuple):
@@ -19,8 +20,15 @@ class Region(NamedTuple):
 def common(region: Region, config: ConfigDict) -> dict[str, float]:
     """Overlap, distances, lesions, counts and volumes: `measure.score` by the rules of config.evaluation."""
     return measure.score(region.reference, region.prediction, spacing=region.spacing, convention=config.convention,
-                         tolerance=config.tolerance,
+                         tolerance=config.tolerance, whole_tolerance=config.whole_tolerance, sizes=sizes(config),
                          lesion=config.lesions if region.reference.ndim == 3 and config.lesions else None)
+
+
+def sizes(config: ConfigDict) -> Sizes | None:
+    """What tells large lesions from small ones, where config.evaluation asks for metastases' scores of 2025."""
+    if (config.convention, config.lesions) != ('brats2025', 'MET'):
+        return None
+    return Sizes(config.large_lesion, config.found_dice)
 
 
 def qu_brats(region: Region, config: ConfigDict) -> dict[str, float]:

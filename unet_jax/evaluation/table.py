@@ -1,9 +1,10 @@
 """Summaries and comparisons as text: aligned tables that name convention, units, number of cases and intervals."""
 from unet_jax.evaluation.surface import PENALTY
 
-DISTANCES = ['hd95', 'lesion_hd95']
 EMPTY = {
     'brats': 'Both masks empty: Dice 1, HD95 0. One empty: Dice 0, HD95 {penalty}.',
+    'brats2025': 'Both masks empty: left out. One empty: Dice and NSD 0, HD95 infinite. Lesion Dice, NSD and HD95 are '
+                 'means over\nthe matched pairs alone and rise when hard lesions are missed: read F1 beside them.',
     'nnunet': 'Both masks empty: left out. One empty: Dice 0.',
     'monai': 'Both masks empty: left out. One empty: Dice 0, HD95 infinite.',
     'deepmind': 'Both masks empty: left out. One empty: Dice 0, HD95 infinite.',
@@ -13,7 +14,11 @@ WITH_REGION = 'Rows "with region" leave out the cases whose reference lacks the 
 
 def number(value: float | None, metric: str) -> str:
     """Shares to four digits, distances to two."""
-    return '-' if value is None else f'{value:.{2 if metric in DISTANCES else 4}f}'
+    return '-' if value is None else f'{value:.{2 if is_distance(metric) else 4}f}'
+
+
+def is_distance(metric: str) -> bool:
+    return metric.endswith('hd95')
 
 
 def aligned(rows: list[tuple[str, ...]], words: int) -> str:
@@ -44,7 +49,8 @@ def label(name: str, entry: dict, units: str) -> str:
     said = name.replace('_', ' ')
     said += f' ({entry["tolerance"]:g} {units})' if 'tolerance' in entry else ''
     said += f' ({entry["challenge"]})' if entry.get('challenge') else ''
-    return said + (f' ({units})' if name in DISTANCES else '')
+    said += f' ({entry["rule"]})' if 'rule' in entry else ''
+    return said + (f' ({units})' if is_distance(name) else '')
 
 
 def row(region: str, said: str, name: str, entry: dict) -> tuple[str, ...]:
@@ -118,18 +124,33 @@ def differs(entry: dict | float | None) -> bool:
 
 
 def comparison_text(comparison: dict) -> str:
-    """The comparison as an aligned table; cases that only one run has are named below it."""
-    rows = [('region', 'metric', 'b - a', '95 % interval', 'p', 'wins', 'ties', 'losses')]
-    for region, entries in comparison['regions'].items():
+    """The ranking, and every two runs, as aligned tables."""
+    ranked = ', '.join(name.replace('_', ' ') for name in comparison['ranked_by'])
+    rows = [('run', 'place', 'mean rank', '95 % interval'),
+            *((one['run'], str(one['place']), number(one['rank'], 'rank'),
+               f'{number(one["low"], "rank")} .. {number(one["high"], "rank")}') for one in comparison['ranking'])]
+    parts = [f'{comparison["cases"]} cases. Ranks for each case and region by {ranked}; 1 is the best.\n',
+             aligned(rows, 1), *(pair_text(pair) for pair in comparison['pairs']),
+             'Mean difference, its 95 % bootstrap interval over groups, p of the Wilcoxon signed rank test and of\n'
+             'the paired permutation test, both corrected for the number of pairs of runs (Holm), number of cases\n'
+             'in which the run named first is better, equal and worse.']
+    if any(' with region' in part for part in parts):
+        parts.append(WITH_REGION.strip())
+    return '\n'.join(parts) + '\n'
+
+
+def pair_text(pair: dict) -> str:
+    """Two runs as an aligned table, their names in its head."""
+    rows = [('region', 'metric', f'{pair["b"]} - {pair["a"]}', '95 % interval', 'Wilcoxon', 'permutation', 'wins',
+             'ties', 'losses')]
+    for region, entries in pair['regions'].items():
         for name, entry in entries.items():
             said = name.replace('_', ' ')
             shown = [(said, entry)] + ([(f'{said}, with region', entry['with_region'])] if differs(entry) else [])
             rows += [(region, what, number(e['difference'], name),
-                      f'{number(e["low"], name)} .. {number(e["high"], name)}', number(e['p'], 'p'),
+                      f'{number(e["low"], name)} .. {number(e["high"], name)}', number(e['p_holm'], 'p'),
+                      number(e['p_permutation_holm'], 'p'),
                       *(str(e[key]) for key in ('wins', 'ties', 'losses'))) for what, e in shown]
-    which = WITH_REGION if any(cells[1].endswith(', with region') for cells in rows) else ''
-    lines = [f'{comparison["cases"]} cases in common. Mean difference, its 95 % bootstrap interval over groups,',
-             'p of the Wilcoxon signed rank test, number of cases in which b is better, equal and worse.',
-             which, aligned(rows, 2)]
-    lines += [f'Only in {run}: {", ".join(names)}' for run in 'ab' if (names := comparison[f'only_{run}'])]
-    return '\n'.join(lines) + '\n'
+    rank = pair['rank']
+    return (f'\n{aligned(rows, 2)}\nmean rank: {number(rank["difference"], "rank")} ({number(rank["low"], "rank")} .. '
+            f'{number(rank["high"], "rank")}), permutation {number(rank["p_permutation_holm"], "p")}\n')

@@ -13,7 +13,7 @@ from unet_jax import lock
 from unet_jax.annotations import frame as frames
 from unet_jax.annotations import identity, labels
 from unet_jax.errors import InputError
-from unet_jax.evaluation import cases, modalities, table
+from unet_jax.evaluation import cases, metrics, modalities, table
 from unet_jax.evaluation import summary as summaries
 from unet_jax.experiment import Experiment
 from unet_jax.inference import members
@@ -127,13 +127,14 @@ def about(chosen: Sequence[members.Member], config: ConfigDict, subset: str) -> 
 def write(predictor: inference.Predictor, samples: cache.Samples | prepared.Volumes,
           chosen: Sequence[members.Member], *, home: Path, scores: pd.DataFrame, fewer: pd.DataFrame,
           images: pd.DataFrame, told: dict, which: str) -> None:
-    """cases.csv, images.csv, summary.json, modalities.csv and the report of all cases' scores; prints the tables."""
+    """The files of the scores of all cases (`summaries.write`, modalities.csv) and the report; prints the tables."""
     experiment = predictor.experiment
     settings, seed = experiment.config.evaluation, experiment.config.seed
     subset = told['subset']
     target, masks = home / 'evaluation' / subset, home / 'predictions' / subset
     rules = {'convention': settings.convention, 'units': 'px' if experiment.format.unspaced and not settings.spacing
-             else 'mm', 'seed': seed, 'tolerance': settings.tolerance, 'lesion': settings.lesions or None}
+             else 'mm', 'seed': seed, 'tolerance': settings.tolerance, 'lesion': settings.lesions or None,
+             'whole_tolerance': settings.whole_tolerance, 'sizes': metrics.sizes(settings)}
     summary = summaries.summarise(scores, **rules)
     summary |= {'images': summaries.summarise(images, **rules)} if len(images) else \
         {'flat': True} if experiment.format.unspaced else {}
@@ -157,8 +158,8 @@ def write(predictor: inference.Predictor, samples: cache.Samples | prepared.Volu
         print(f'Not a result on new cases: {summary["seen"]}')
     if before != told['checkpoint']:
         print(f'In place of the scores of checkpoint {before}')
-    print(f'\nCheckpoint {told["checkpoint"]} on {subset}: {target}/cases.csv and summary.json\nMasks: {masks}\n'
-          f'Report: {report}')
+    print(f'\nCheckpoint {told["checkpoint"]} on {subset}: {target}/cases.csv, summary.csv and summary.json\n'
+          f'Masks: {masks}\nReport: {report}')
 
 
 def command(chosen: Sequence[members.Member], *, subset: str, which: str) -> str:

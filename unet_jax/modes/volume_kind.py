@@ -113,7 +113,7 @@ def limits(predictor: inference.Predictor, folder: Path, used: int | str, valid:
     """
     config, path = predictor.experiment.config.evaluation, folder / 'postprocess.json'
     made = {'checkpoint': used, 'convention': config.convention, 'threshold': config.threshold, 'flips': config.flips,
-            'overlap': config.overlap}
+            'overlap': config.overlap, 'chosen_by': 'cases with the region'}
     known = json.loads(path.read_text(encoding='utf-8')) if path.exists() else {}
     if made.items() <= known.items():
         return postprocess.Limits(known['component'], known['enhancing'])

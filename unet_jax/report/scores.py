@@ -5,8 +5,12 @@ from unet_jax.evaluation.table import EMPTY, differs, left_out, penalty, said_of
 from unet_jax.report.overlays import colour
 
 METRICS = {'dice': 'Dice', 'iou': 'IoU', 'sensitivity': 'Sensitivity', 'specificity': 'Specificity',
-           'hd95': 'HD95', 'surface_dice': 'Surface Dice', 'lesion_dice': 'Lesion-wise Dice',
-           'lesion_hd95': 'Lesion-wise HD95', 'uncertainty_score': 'Uncertainty score',
+           'nsd': 'NSD', 'hd95': 'HD95', 'surface_dice': 'Surface Dice', 'lesion_dice': 'Lesion-wise Dice',
+           'lesion_nsd': 'Lesion-wise NSD', 'lesion_hd95': 'Lesion-wise HD95',
+           'lesion_f1': 'Lesion-wise F1', 'lesion_precision': 'Lesion-wise precision',
+           'lesion_recall': 'Lesion-wise recall', 'lesion_pq': 'Lesion-wise PQ', 'large_f1': 'Large lesions, F1',
+           'large_dice': 'Large lesions, Dice', 'large_nsd': 'Large lesions, NSD', 'large_hd95': 'Large lesions, HD95',
+           'small_f1': 'Small lesions, F1', 'uncertainty_score': 'Uncertainty score',
            'uncertainty_dice': 'Dice by uncertainty, AUC', 'uncertainty_filtered_tp': 'Filtered TP, AUC',
            'uncertainty_filtered_tn': 'Filtered TN, AUC', 'pooled_dice': 'Pooled Dice',
            'component_f1': 'Connected parts found, F1'}
@@ -96,7 +100,7 @@ def _label(key: str, entries: list, units: str) -> str:
     """Name of a metric with its unit, tolerance or challenge: 'HD95 (mm)', 'Surface Dice (1 mm)'."""
     told = next((entry for entry in entries if isinstance(entry, dict)), {})
     tolerance = f'{told["tolerance"]:g} {units}' if 'tolerance' in told else ''
-    inside = ', '.join(filter(None, (tolerance, told.get('challenge'), _unit(key, units))))
+    inside = ', '.join(filter(None, (tolerance, told.get('challenge'), told.get('rule'), _unit(key, units))))
     return METRICS.get(key, key.replace('_', ' ').capitalize()) + (f' ({inside})' if inside else '')
 
 
