@@ -312,7 +312,7 @@ def test_paediatric_names_without_label_4_are_refused(made, tmp_path):
     root = shutil.copytree(made['2024-PED'], tmp_path / 'set')
     for path in root.rglob('*seg.nii.gz'):
         rewrite(path, lambda x: np.where(x == 4, 2, x))
-    with pytest.raises(InputError, match=r'they mean: --config.data.schema=2023 \(1 NCR, .*; .*2024-PED \(1 ET, [^;]*$'):
+    with pytest.raises(InputError, match=r'they mean: \S+=2023 \(1 NCR, .*; \S+=2024-PED \(1 ET, [^;]*$'):
         nifti.read_frame(root)
     frame = nifti.read_frame(root, schema='2023')
     assert set(frame.schema) == {'2023'} and frame.group.nunique() == 3

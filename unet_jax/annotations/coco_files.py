@@ -31,9 +31,10 @@ class Source(NamedTuple):
 
 
 def folder(root: str | os.PathLike) -> pathlib.Path:
-    """The folder that a frame's paths are relative to: `root`, or the one that holds it where it is a JSON file."""
+    """The folder that a frame's paths are relative to: `root`, or the one that holds it where it is a JSON file, or a
+    table in CSV."""
     root = pathlib.Path(root)
-    if root.suffix.lower() != '.json' or root.is_dir():
+    if root.suffix.lower() not in ('.json', '.csv') or root.is_dir():
         return root
     return root.parent.parent if root.parent.name == 'annotations' else root.parent
 

@@ -51,7 +51,7 @@ def find(root: Path, wanted: str, modalities: tuple[str, ...], missing_modalitie
     Cases with names of the release `wanted` are taken alone where there are some; otherwise, as for 'auto', those of
     any release, and then those of any name. No `modalities` are all that the release has.
     """
-    files = [Path(folder) / name for folder, names in _walk(root) for name in names if NIFTI.fullmatch(name)]
+    files = [Path(folder) / name for folder, names in walk(root) for name in names if NIFTI.fullmatch(name)]
     for path in files:
         annotation_frame.locate(root, path.relative_to(root))
     if not files:
@@ -81,7 +81,7 @@ def find(root: Path, wanted: str, modalities: tuple[str, ...], missing_modalitie
     return tuple(matches), cases
 
 
-def _walk(root: Path) -> Iterator[tuple[str, list[str]]]:
+def walk(root: Path) -> Iterator[tuple[str, list[str]]]:
     for folder, folders, names in os.walk(root):
         folders[:] = sorted(folders) if len(Path(folder).relative_to(root).parts) < DEPTH else []
         yield folder, sorted(names)

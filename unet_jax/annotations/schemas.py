@@ -6,6 +6,7 @@ and 2024; de Verdier et al. 2024 (arXiv 2405.18368) for post-treatment; LaBella 
 2405.18383) for meningioma and its radiotherapy; Moawad et al. 2023 (arXiv 2306.00838) for metastases; Adewole et al.
 2023 (arXiv 2305.19369) for Sub-Saharan Africa; Antonelli et al. 2022 (arXiv 2106.05735) for the Decathlon.
 """
+from collections.abc import Iterable
 from typing import NamedTuple
 
 from unet_jax.annotations.labels import Region
@@ -53,6 +54,10 @@ _TREATED_REGIONS = (*_nested((1, 3), (2,), 3, (2, 1)), Region('RC', (4,), 4))
 ALIASES = {'t1gd': 't1ce', 't1c': 't1ce', 'segm': 'seg', 'tumor_segmentation': 'seg', 'glistrboost': 'seg',
            'glistrboost_manuallycorrected': 'seg'}
 
+# What people call the four sequences, whatever the rest of a name is.
+SPELLINGS = {'flair': ('flair', 't2f', 't2flair', 't2wflair', 'fla', 'flr'), 't1': ('t1', 't1n', 't1w', 't1pre'),
+             't1ce': ('t1ce', 't1c', 't1gd', 't1wce', 't1gad', 't1post', 'ct1', 't1contrast'), 't2': ('t2', 't2w')}
+
 SCHEMAS = {schema.name: schema for schema in (
     Schema('2018', r'(Brats18_.+)_\d+', '_', _OLD, _LABELS, _REGIONS),
     Schema('2019', r'(BraTS19_.+)_\d+', '_', _OLD, _LABELS, _REGIONS),
@@ -71,6 +76,17 @@ SCHEMAS = {schema.name: schema for schema in (
     Schema('MSD', r'(BRATS_\d+)', '', {'flair': '0', 't1': '1', 't1ce': '2', 't2': '3'}, {1: 'ED', 2: 'NCR', 3: 'ET'},
            _nested((2, 3), (1,), 3, (1, 2))),
 )}
+
+
+def sequence(text: str) -> str:
+    """What a sequence is called here: flair, t1, t1ce or t2 for their usual spellings, else the text, small."""
+    plain = ''.join(filter(str.isalnum, text.lower()))
+    return next((name for name, known in SPELLINGS.items() if plain in known), text.lower())
+
+
+def in_order(sequences: Iterable[str]) -> tuple[str, ...]:
+    """Sequences in the order of channels: flair, t1, t1ce, t2, then others by name."""
+    return tuple(sorted(sequences, key=lambda name: (MODALITIES.index(name) if name in MODALITIES else 9, name)))
 
 
 def schema(name: str) -> Schema:
