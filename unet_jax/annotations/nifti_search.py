@@ -60,7 +60,7 @@ def find(root: Path, wanted: str, modalities: tuple[str, ...], missing_modalitie
     if unlabelled:  # the Decathlon's own test images
         log.info('%s: %d images in imagesTs have no labels; --mode=predict takes them', root, len(unlabelled))
         files = [path for path in files if path not in unlabelled]
-    matches = _matches(files, wanted, labelled)
+    matches = matches_of(files, wanted, labelled)
     if not matches:
         raise InputError(_unknown(root, files, labelled))
     first = next(iter(matches.values()))
@@ -87,7 +87,7 @@ def walk(root: Path) -> Iterator[tuple[str, list[str]]]:
         yield folder, sorted(names)
 
 
-def _matches(files: list[Path], wanted: str, labelled: bool) -> dict[str, dict[str, dict[str, Path]]]:
+def matches_of(files: list[Path], wanted: str, labelled: bool) -> dict[str, dict[str, dict[str, Path]]]:
     """{release: what `_match` finds} by names of `wanted`, else of any release, else by any names: of the two ways to
     call the sequences the one that takes more files, where it gives a whole case."""
     for tried in ([schemas.schema(wanted)] if wanted != 'auto' else [], SCHEMAS.values()):

@@ -75,7 +75,7 @@ def guess(paths: list[str]) -> dict[str, str]:
     for found in read.values():
         for case, pattern in found:
             cases_of[pattern].add(case)
-    best, most = {}, (0, 0, 0, 0)
+    best, most = {}, (0, 0, 0, 0, 0)
     tried = {frozenset(cases) for cases in cases_of.values() if len(cases) > 1}
     for cases in sorted(tried, key=lambda some: (-len(some), min(some)))[:64]:
         fits = {pattern: len(cases & mine) for pattern, mine in cases_of.items() if 2 * len(cases & mine) >= len(cases)}
@@ -88,8 +88,9 @@ def guess(paths: list[str]) -> dict[str, str]:
                 taken[pattern].setdefault(case, path)
         files = Counter(case for found in taken.values() for case in found)
         whole = sum(count for count in files.values() if count > 1)
-        # then what needs no *, and the longest names of cases
-        score = whole, -len(taken), -sum('*' in pattern for pattern in taken), sum(map(len, cases))
+        # then words that are known, what needs no *, and the longest names of cases
+        known = sum(is_known(role(pattern)) for pattern in taken)
+        score = whole, known, -len(taken), -sum('*' in pattern for pattern in taken), sum(map(len, cases))
         if len(taken) > 1 and whole and score > most:
             best, most = dict(taken), score
     return {role(pattern): pattern for pattern in best or one_case(read)}
@@ -103,6 +104,11 @@ def one_case(read: dict[str, list[tuple[str, str]]]) -> list[str]:
     name = max(shared, key=lambda case: (len(case), case))
     return [max((pattern for case, pattern in found if case == name), key=lambda p: ('*' not in p, len(p)))
             for found in read.values()]
+
+
+def is_known(name: str) -> bool:
+    """Whether a role is called like a label or one of the four sequences."""
+    return bool(LABELS.search(name)) or sequence(name) in schemas.MODALITIES
 
 
 def role(pattern: str) -> str:

@@ -110,7 +110,7 @@ def read(path: Path, *, labelled: bool = True) -> list[Row]:
         mask = locate(path, line, label, entry[label]) if label and labelled else None
         if labelled and mask is None:
             raise InputError(f'{path}, line {line}: {label} is empty. Name the label, or take the row out')
-        name = at('case') or first.relative_to(folder(path)).as_posix().split('.')[0]
+        name = at('case') or first.relative_to(folder(path)).as_posix().split('.')[0].replace('/', '_')
         rows.append(Row(name, at('patient') or patient(name), subset, files, mask))
     twice = pd.Series([row.name for row in rows])
     if twice.duplicated().any():
