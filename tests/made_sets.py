@@ -174,7 +174,7 @@ def seven_sequences(folder: Path, count=3) -> Path:
 
 
 def thick_slices(folder: Path, count=6) -> Path:
-    """One sequence, 0.9 × 0.9 × 5 mm, scans and masks in folders of their own, one of them with an axis of length 1."""
+    """One sequence, 0.9 × 0.9 × 5 mm, scans and masks in folders of their own, most scans with an axis of 1."""
     for k, (image, label) in enumerate(heads(count)):
         affine = np.diag([0.9, 0.9, 5, 1])
         nifti(folder / f'images/brain_{k}.nii.gz', image[..., :1] if k else image[..., 0], affine)

@@ -1,4 +1,5 @@
 """Folders as they lie: recognised with no flag but the root, prepared, batched; and what cannot be told is refused."""
+import functools
 import json
 import re
 import shutil
@@ -123,15 +124,20 @@ def test_annotate_writes_masks_into_the_six_columns(made, tmp_path, name):
         assert mask.any() and np.array_equal(mask, true)
 
 
-def spell(case, names, target, spelling):
-    """A part of a real case, written under the names that others use; the root to name."""
-    for k, (name, end) in enumerate(names.items()):
-        source = nibabel.load(next(case.glob(f'*_{end}.nii.gz')))
-        made_sets.nifti(target / spelling(name, k), np.asarray(source.dataobj[70:150, 90:170, 60:100]), source.affine)
-    return target
-
-
 NAMES = {'flair': 'flair', 't1': 't1', 't1ce': 't1ce', 't2': 't2', 'label': 'seg'}
+
+
+@functools.cache
+def part_of(case):
+    """{name: (a part of a real case's file, its affine)}."""
+    files = {name: nibabel.load(next(case.glob(f'*_{end}.nii.gz'))) for name, end in NAMES.items()}
+    return {name: (np.asarray(file.dataobj)[90:138, 110:158, 60:92], file.affine) for name, file in files.items()}
+
+
+def spell(case, target, spelling):
+    """Writes it under the names that others use."""
+    for k, (name, (voxels, affine)) in enumerate(part_of(case).items()):
+        made_sets.nifti(target / spelling(name, k), voxels, affine)
 
 
 @pytest.mark.parametrize('case', ['brats2021-00006', 'brats2018/Brats18_2013_2_1'])
@@ -143,23 +149,23 @@ def test_real_cases_under_other_names_give_the_same_arrays(shared_data, tmp_path
         return prepared.prepare(next(prepared.rows(frame).itertuples()), one.settings), one
 
     case = shared_data / case
-    spell(case, NAMES, tmp_path / 'own', lambda n, k: f'{case.name}/{case.name.replace("brats2021-", "BraTS2021_")}_'
+    spell(case, tmp_path / 'own', lambda n, k: f'{case.name}/{case.name.replace("brats2021-", "BraTS2021_")}_'
           f'{NAMES[n]}.nii.gz')
     (image, label, grid), _ = arrays(tmp_path / 'own')
     assert label.any() and image.any()
     upenn = {'flair': 'FLAIR', 't1': 'T1', 't1ce': 'T1GD', 't2': 'T2'}
     name = 'UPENN-GBM-00001_11'
-    spell(case, NAMES, tmp_path / 'upenn', lambda n, k: f'segm/{name}_segm.nii.gz' if n == 'label' else
+    spell(case, tmp_path / 'upenn', lambda n, k: f'segm/{name}_segm.nii.gz' if n == 'label' else
           f'structural/{name}/{name}_{upenn[n]}.nii.gz')
-    spell(case, NAMES, tmp_path / 'nnunet', lambda n, k: 'labelsTr/c.nii.gz' if n == 'label' else
+    spell(case, tmp_path / 'nnunet', lambda n, k: 'labelsTr/c.nii.gz' if n == 'label' else
           f'imagesTr/c_{k:04d}.nii.gz')
     (tmp_path / 'nnunet/dataset.json').write_text(json.dumps({
         'channel_names': {'0': 'FLAIR', '1': 'T1', '2': 'T1ce', '3': 'T2'}, 'file_ending': '.nii.gz',
         'labels': {'background': 0, 'NCR': 1, 'ED': 2, 'ET': 4}}))
-    spell(case, NAMES, tmp_path / 'table', lambda n, k: f'x/{k}/scan.nii.gz')
+    spell(case, tmp_path / 'table', lambda n, k: f'x/{k}/scan.nii.gz')
     (tmp_path / 'table/cases.csv').write_text('case,T2,flair,T1Gd,t1w,label\nc,x/3/scan.nii.gz,x/0/scan.nii.gz,'
                                               'x/2/scan.nii.gz,x/1/scan.nii.gz,x/4/scan.nii.gz\n')
-    spell(case, NAMES, tmp_path / 'any', lambda n, k: f'{n}/P7.nii.gz')
+    spell(case, tmp_path / 'any', lambda n, k: f'{n}/P7.nii.gz')
     for spelt, form in (('upenn', 'nifti'), ('nnunet', 'nnunet'), ('table', 'table'), ('any', 'volumes')):
         found, one = arrays(tmp_path / spelt)
         assert one.config.data.format == form and one.classes == (1, 2, 4)
@@ -239,7 +245,7 @@ BAD = [
      "cohort.csv, line 3: T1c is 'scans/1/z1.nii.gz'; there is no such file"),
     ('table, CSV', edit('cohort.csv', lambda t: t.replace('scans/1/b1.nii.gz', '')),
      'case scans_1_a1: the table names no file for t1ce.*missing_modalities=True'),
-    ('table, CSV', edit('cohort.csv', lambda t: t.replace('valid', 'later')), "line 4: subset is 'later'; choose train"),
+    ('table, CSV', edit('cohort.csv', lambda t: t.replace('valid', 'later')), "line 4: subset is 'later'; choose"),
     ('table, CSV', edit('cohort.csv', lambda t: t.replace('drawn/0.nii', '../0.nii')), 'leads out of the data root'),
     ('seven sequences', two_labels, r'2 of them may be the label:.*\n  --config.data.files=.*roi.*\)"'),
     ('seven sequences', no_words, r'none of them is called like a label:.*--config.data.files='),
@@ -247,7 +253,7 @@ BAD = [
      r'case case1 lacks dwi \({case}/dwi.nii.gz\); it has .*on_error=skip'),
     ('BraTS 2025 MNI', another_release, r'cases of several releases.*schema=2021 .*\(3 cases'),
     ('BraTS 2025 MNI', another_kind, r'holds 2 data sets. Say which:\n.*format=nifti .*\n.*format=pairs'),
-    ('pairs of 0 and 255', two_pair_sets, r'first and second have images and masks each.*root=\S+/first  \(40 images\)'),
+    ('pairs of 0 and 255', two_pair_sets, r'first and second have images and masks each.*=\S+/first  \(40 images\)'),
 ]
 
 

@@ -35,16 +35,17 @@ def build(root: Path, images: list[Image], reader: LeftOut, classes_of: Callable
     if not images:
         raise InputError(f'{root}: no image can be read. {"; ".join(reader.items["unreadable"][:3])}')
     classes = classes_of([content.values for content in found])
-    subset = subsets_of(images, [float(bool(content.values)) for content in found], split=split, seed=seed, folds=folds,
-                        fold=fold)
+    strata = [float(bool(content.values)) for content in found]
+    subset = subsets_of(images, strata, split=split, seed=seed, folds=folds, fold=fold)
     rows = []
     for image, content, where in zip(images, found, subset, strict=True):
         row = {'file_name': image.path, 'path': image.path, 'width': content.width, 'height': content.height,
                'subset': where, 'image_id': image.name, 'group': image.patient, 'case': image.name}
         unknown = sorted(set(content.values) - set(classes.ids)) if classes.ids else []
         if unknown:
-            raise InputError(f'{Path(root) / image.mask}: holds the values {", ".join(map(mask_values.text, unknown))}; '
-                             f'{classes.ids} are known. Name them where the labels are named, or mend the file')
+            held = ', '.join(map(mask_values.text, unknown))
+            raise InputError(f'{Path(root) / image.mask}: holds the values {held}; {classes.names} are known. Name '
+                             'them where the labels are named, or mend the file')
         rows += [row | {'category_id': c, 'category': classes.names[c], 'segmentation': rle}
                  for c, rle in mask_values.segmentations(content, classes)] or [row]
     frame = frames.build(rows)

@@ -18,8 +18,8 @@ from unet_jax.annotations.nifti_search import Files, patient
 from unet_jax.errors import InputError
 
 FILE, SPLITS = 'dataset.json', 'splits_final.json'
-LAYOUT = (f'Looked for {FILE} with imagesTr/CASE_0000.nii.gz and labelsTr/CASE.nii.gz. Set config.data.root to the folder '
-          'that is called DatasetNNN_NAME')
+LAYOUT = (f'Looked for {FILE} with imagesTr/CASE_0000.nii.gz and labelsTr/CASE.nii.gz. Set config.data.root to the '
+          'folder that is called DatasetNNN_NAME')
 VOLUMES = ('.nii.gz', '.nii')
 
 
@@ -43,7 +43,7 @@ def load(root: Path) -> Dataset:
         labels = {str(key): value for key, value in found['labels'].items()}
         order = found.get('regions_class_order')
     except OSError as error:
-        raise InputError(f'config.data.root is {str(root)!r}: {path.name} cannot be read ({error}). {LAYOUT}') from error
+        raise InputError(f'config.data.root is {str(root)!r}: no {FILE} there ({error}). {LAYOUT}') from error
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise InputError(f'{path}: no dataset.json of nnU-Net, with channel_names {{"0": NAME}} and labels '
                          f'{{NAME: NUMBER}} ({error!r})') from error
@@ -61,8 +61,8 @@ def _distinct(names: list[str]) -> tuple[str, ...]:
 def _labels(path: Path, labels: dict, order) -> tuple[dict[int, str], tuple[Region, ...]]:
     """(number -> class, regions). A region is a list of numbers; regions_class_order has what each is written as."""
     if 'ignore' in labels:
-        raise InputError(f'{path}: the label "ignore" ({labels["ignore"]}) marks voxels that are not to be trained on, '
-                         'which is not supported: take the key out, and write 0 or a class into those voxels')
+        raise InputError(f'{path}: the label "ignore" ({labels["ignore"]}) marks voxels that are not to be trained '
+                         'on, which is not supported: take the key out, and write 0 or a class into those voxels')
     try:
         numbers = {name: tuple(map(int, value)) if isinstance(value, list) else (int(value),)
                    for name, value in labels.items()}
@@ -79,16 +79,16 @@ def _labels(path: Path, labels: dict, order) -> tuple[dict[int, str], tuple[Regi
     if not isinstance(order, list) or len(order) != len(numbers):
         raise InputError(f'{path}: regions_class_order is {order}; it has the number that each of the {len(numbers)} '
                          f'regions {list(numbers)} is written as')
-    return names, tuple(Region(name, value, int(paint)) for (name, value), paint in zip(numbers.items(), order,
-                                                                                       strict=True))
+    pairs = zip(numbers.items(), order, strict=True)
+    return names, tuple(Region(name, value, int(paint)) for (name, value), paint in pairs)
 
 
 def cases(root: Path, dataset: Dataset, reader: LeftOut) -> tuple[list[Files], set[str]]:
     """(the cases of imagesTr, and those of imagesTs that have labels; the names of the latter, which are the test
     subset). Raises InputError where there is none, and for a case that lacks a channel or its label."""
     if dataset.ending not in (*VOLUMES, *ENDINGS):
-        raise InputError(f'{root / FILE}: file_ending is {dataset.ending!r}; read are {", ".join(VOLUMES)}, and images '
-                         'such as .png. Convert the files, for instance with SimpleITK: '
+        raise InputError(f'{root / FILE}: file_ending is {dataset.ending!r}; read are {", ".join(VOLUMES)}, and '
+                         'images such as .png. Convert the files, for instance with SimpleITK: '
                          "sitk.WriteImage(sitk.ReadImage('x.nrrd'), 'x.nii.gz')")
     found, test = [], set()
     for part in ('Tr', 'Ts'):
@@ -130,15 +130,15 @@ def _case(root: Path, name: str, parts: dict[int, Path], label: Path, dataset: D
         raise InputError(f'{root}: case {name} has the channels {sorted(parts)}; {FILE} names {len(wanted)}: '
                          f'{dict(enumerate(dataset.channels))}. Add or take away files, or mend channel_names')
     if not label.is_file():
-        raise InputError(f'{root}: case {name} has no label {label.relative_to(root)}. Add it, or leave such cases out: '
-                         '--config.data.on_error=skip')
+        raise InputError(f'{root}: case {name} has no label {label.relative_to(root)}. Add it, or leave such cases '
+                         'out: --config.data.on_error=skip')
     annotation_frame.locate(root, label.relative_to(root))
     return Files(name, patient(name), parts[0].parent, {dataset.channels[k]: parts[k] for k in sorted(parts)}, label)
 
 
 def splits(root: Path, *, folds: int, fold: int) -> dict[str, str]:
-    """{case: 'train' or 'valid'} of one fold of splits_final.json; {} where it is not there, or `folds` asks for another
-    number of folds than it has."""
+    """{case: 'train' or 'valid'} of one fold of splits_final.json; {} where it is not there, or `folds` asks for
+    another number of folds than it has."""
     path = root / SPLITS
     if not path.is_file():
         return {}

@@ -78,7 +78,8 @@ def guess(paths: list[str]) -> dict[str, str]:
     best, most = {}, (0, 0, 0, 0, 0)
     tried = {frozenset(cases) for cases in cases_of.values() if len(cases) > 1}
     for cases in sorted(tried, key=lambda some: (-len(some), min(some)))[:64]:
-        fits = {pattern: len(cases & mine) for pattern, mine in cases_of.items() if 2 * len(cases & mine) >= len(cases)}
+        shared = {pattern: len(cases & mine) for pattern, mine in cases_of.items()}
+        fits = {pattern: count for pattern, count in shared.items() if 2 * count >= len(cases)}
         taken = defaultdict(dict)
         for path, found in read.items():
             good = [(fits[pattern], '*' not in pattern, len(pattern), case, pattern) for case, pattern in found
@@ -129,14 +130,15 @@ def name_roles(roles: dict[str, str], where: str) -> tuple[tuple[str, str], ...]
         likely = labels or list(roles)
         flags = '\n'.join('  ' + flag(named_files(roles, name, labels)) for name in likely)
         what = 'none of them is called like a label' if not labels else f'{len(labels)} of them may be the label'
-        raise InputError(f'{where}: the files fall into {len(roles)} kinds, and {what}:\n{table}\nSay which; sequences '
-                         f'that are not wanted can be left out:\n{flags}')
+        raise InputError(f'{where}: the files fall into {len(roles)} kinds, and {what}:\n{table}\nSay which; '
+                         f'sequences that are not wanted can be left out:\n{flags}')
     files = named_files(roles, labels[0], labels)
     twice = [name for name, count in Counter(name for name, _ in files).items() if count > 1]
     if twice:
-        own = ((name if sequence(name) in twice else sequence(name), p) for name, p in roles.items() if name not in labels)
-        raise InputError(f'{where}: several kinds of files would be {twice[0]}:\n{table}\nName them, or leave some out:'
-                         f'\n  {flag((*own, (LABEL, roles[labels[0]])))}')
+        own = ((name if sequence(name) in twice else sequence(name), pattern) for name, pattern in roles.items()
+               if name not in labels)
+        raise InputError(f'{where}: several kinds of files would be {twice[0]}:\n{table}\nName them, or leave some '
+                         f'out:\n  {flag((*own, (LABEL, roles[labels[0]])))}')
     return files
 
 
@@ -174,8 +176,8 @@ def cases(root: Path, paths: list[str], patterns: dict[str, str], modalities: tu
             + [LABEL] * (labelled and LABEL not in files)
         if lacking:
             told = ', '.join(f'{m} ({patterns.get(m)})' for m in lacking)
-            problems.append(f'{root}: case {name} lacks {told}; it has {", ".join(sorted(files.values())[:8])}. Add what '
-                            'is missing, or leave such cases out: --config.data.on_error=skip')
+            problems.append(f'{root}: case {name} lacks {told}; it has {", ".join(sorted(files.values())[:8])}. Add '
+                            'what is missing, or leave such cases out: --config.data.on_error=skip')
             continue
         paths_of = {m: Path(root) / files[m] if m in files else None for m in modalities}
         folder = next(path for path in paths_of.values() if path).parent

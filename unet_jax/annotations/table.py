@@ -1,7 +1,8 @@
 """A table of paths: CSV, or JSON with a list of objects; one row a case.
 
 Columns: a path for each sequence, `label` (or mask, seg); and if they are there `case`, `patient` (or group, subject)
-and `subset` (train, valid, test). Paths are relative to the table, and stay in its folder. Other columns are left alone.
+and `subset` (train, valid, test). Paths are relative to the table, and stay in its folder. Other columns are left
+alone.
 """
 import io
 import json
@@ -17,11 +18,11 @@ from unet_jax.annotations.image_file import ENDINGS
 from unet_jax.annotations.nifti_search import NIFTI, patient
 from unet_jax.errors import InputError
 
-ROLES = {'case': ('case', 'case_id', 'id', 'name'), 'patient': ('patient', 'patient_id', 'group', 'subject', 'subject_id'),
-         'subset': ('subset', 'split', 'set'),
+ROLES = {'case': ('case', 'case_id', 'id', 'name'), 'subset': ('subset', 'split', 'set'),
+         'patient': ('patient', 'patient_id', 'group', 'subject', 'subject_id'),
          'label': ('label', 'mask', 'seg', 'segmentation', 'label_path', 'mask_path', 'ground_truth')}
-LAYOUT = ('Looked for one CSV, or JSON list of objects, whose columns hold paths: one for each sequence, and label. Set '
-          'config.data.root to the table or its folder')
+LAYOUT = ('Looked for one CSV, or JSON list of objects, whose columns hold paths: one for each sequence, and label. '
+          'Set config.data.root to the table or its folder')
 MOST = 64 * 2 ** 20  # bytes of a table
 
 
@@ -63,8 +64,8 @@ def load(path: Path) -> pd.DataFrame:
             rows = json.loads(text)
             if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
                 raise ValueError('no list of objects')
-            return pd.DataFrame([{key: '' if value is None else str(value) for key, value in row.items()} for row in rows]
-                                ).fillna('')
+            return pd.DataFrame([{key: '' if value is None else str(value) for key, value in row.items()}
+                                 for row in rows]).fillna('')
         return pd.read_csv(io.StringIO(text), dtype=str, keep_default_na=False, sep=None, engine='python')
     except (OSError, ValueError, RecursionError, pd.errors.ParserError) as error:
         raise error if isinstance(error, InputError) else InputError(
@@ -105,8 +106,8 @@ def read(path: Path, *, labelled: bool = True) -> list[Row]:
             raise InputError(f'{path}, line {line}: names no image. Columns with paths are {list(sequences.values())}')
         subset = SUBSETS.get(at('subset').lower(), '')
         if at('subset') and not subset:
-            raise InputError(f'{path}, line {line}: {column(table, "subset")} is {at("subset")!r}; choose train, valid or '
-                             'test, or leave the column out')
+            raise InputError(f'{path}, line {line}: {column(table, "subset")} is {at("subset")!r}; choose train, '
+                             'valid or test, or leave the column out')
         mask = locate(path, line, label, entry[label]) if label and labelled else None
         if labelled and mask is None:
             raise InputError(f'{path}, line {line}: {label} is empty. Name the label, or take the row out')
@@ -114,7 +115,7 @@ def read(path: Path, *, labelled: bool = True) -> list[Row]:
         rows.append(Row(name, at('patient') or patient(name), subset, files, mask))
     twice = pd.Series([row.name for row in rows])
     if twice.duplicated().any():
-        raise InputError(f'{path}: the case {twice[twice.duplicated()].iloc[0]!r} comes twice; give each row its own case')
+        raise InputError(f'{path}: the case {twice[twice.duplicated()].iloc[0]!r} comes twice; give each row its own')
     return rows
 
 
@@ -128,6 +129,6 @@ def locate(table: Path, line: int, key: str, value: str) -> Path | None:
     path = base / value.replace('\\', '/')
     found = annotation_frame.locate(base, path)
     if not found.is_file():
-        raise InputError(f'{table}, line {line}: {key} is {value!r}; there is no such file beside the table. Paths are '
-                         'relative to the table')
+        raise InputError(f'{table}, line {line}: {key} is {value!r}; there is no such file beside the table. Paths '
+                         'are relative to the table')
     return path

@@ -1,7 +1,5 @@
 """nnU-Net's raw folders, of volumes in NIfTI and of 2-D images."""
-from collections import Counter
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
 from ml_collections import ConfigDict
@@ -9,11 +7,13 @@ from ml_collections import ConfigDict
 from unet_jax.annotations import image_cases, mask_values, nnunet
 from unet_jax.annotations import volumes as builder
 from unet_jax.annotations.left_out import LeftOut, of_files
+from unet_jax.annotations.nifti_search import Files
 from unet_jax.errors import InputError
 from unet_jax.formats import coco, volumes
 
 
-def opened(data: ConfigDict, *, audit: bool, images: bool) -> tuple[Path, nnunet.Dataset, LeftOut, list, dict[str, str]]:
+def opened(data: ConfigDict, *, audit: bool, images: bool
+           ) -> tuple[Path, nnunet.Dataset, LeftOut, list[Files], dict[str, str]]:
     """(root, dataset.json, reader, cases, {case: subset} as far as the folder says)."""
     root, reader = Path(data.root), of_files(data.on_error, audit=audit)
     dataset = nnunet.load(root)
@@ -24,8 +24,8 @@ def opened(data: ConfigDict, *, audit: bool, images: bool) -> tuple[Path, nnunet
     given = nnunet.splits(root, folds=data.folds, fold=data.fold)
     lost = [case.name for case in cases if given and case.name not in given and case.name not in test]
     if lost:
-        raise InputError(f'{root / nnunet.SPLITS}: fold {data.fold} does not name {len(lost)} cases of imagesTr, such as '
-                         f'{lost[0]}; mend it, or take it away to split by config.data.split')
+        raise InputError(f'{root / nnunet.SPLITS}: fold {data.fold} does not name {len(lost)} cases of imagesTr, such '
+                         f'as {lost[0]}; mend it, or take it away to split by config.data.split')
     return root, dataset, reader, cases, given | dict.fromkeys(test, 'test')
 
 
@@ -39,13 +39,7 @@ def read_frame(data: ConfigDict, *, audit: bool = False) -> pd.DataFrame:
     def meaning(counts: builder.Counts) -> builder.Meaning:
         return builder.Meaning('nnunet', dataset.names, dataset.regions)
 
-    def subset_of(cases: list, counts: builder.Counts) -> dict[str, str]:
-        known = [image_cases.Image(c.name, c.patient, '', '', given.get(c.name, '')) for c in cases]
-        made = image_cases.subsets_of(known, [int(counts[c.name][1:].sum()) for c in cases], split=data.split,
-                                      seed=data.split_seed, folds=data.folds, fold=data.fold)
-        return {case.name: subset for case, subset in zip(cases, made, strict=True)}
-
-    frame = builder.build(root, cases, reader, meaning, subset_of=subset_of)
+    frame = builder.build(root, cases, reader, meaning, subset_of=volumes.by_names(given, data))
     places = {name: k for k, name in enumerate(dataset.channels)}
     frame.attrs['files'] = [[name, f'{{case}}_{places[name]:04d}{dataset.ending}'] for name in wanted]
     return frame
@@ -56,26 +50,17 @@ def read_images(data: ConfigDict, *, audit: bool = False) -> pd.DataFrame:
     root, dataset, reader, cases, given = opened(data, audit=audit, images=True)
     most, name = max((len(case.modalities), case.name) for case in cases)
     if most > 1:
-        raise InputError(f'{root}: case {name} has {most} image files; 2-D images are read from one, grey or RGB. Merge '
-                         'up to three channels into RGB, or write the cases as .nii.gz')
-    images = [image_cases.Image(case.name, case.patient, case.modalities[dataset.channels[0]].relative_to(root).as_posix(),
+        raise InputError(f'{root}: case {name} has {most} image files; 2-D images are read from one, grey or RGB. '
+                         'Merge up to three channels into RGB, or write the cases as .nii.gz')
+    images = [image_cases.Image(case.name, case.patient,
+                                next(iter(case.modalities.values())).relative_to(root).as_posix(),
                                 case.label.relative_to(root).as_posix(), given.get(case.name, '')) for case in cases]
-    frame = image_cases.build(root, images, reader, lambda values: mask_values.Classes({v: v for v in dataset.names},
-                                                                                       dataset.names),
-                              split=data.split, seed=data.split_seed, folds=data.folds, fold=data.fold)
+    classes = mask_values.Classes({v: v for v in dataset.names}, dataset.names)
+    frame = image_cases.build(root, images, reader, lambda values: classes, split=data.split, seed=data.split_seed,
+                              folds=data.folds, fold=data.fold)
     frame.attrs['regions'] = [[region.name, list(region.classes), region.paint] for region in dataset.regions]
     return frame
 
 
-def settle_images(data: ConfigDict, frame: pd.DataFrame) -> dict[str, Any]:
-    return volumes.settle_classes(data, frame)
-
-
-def channels_of(root: Path, dataset: nnunet.Dataset) -> str:
-    """How many files each case has, for those who want to know what a folder was taken for."""
-    count = Counter(len(parts) for parts in nnunet.files(root, 'imagesTr', dataset.ending).values())
-    return ', '.join(f'{cases} cases of {number} file{"s" * (number > 1)}' for number, cases in sorted(count.items()))
-
-
 FORMAT = volumes.FORMAT._replace(layout=nnunet.LAYOUT, read_frame=read_frame)
-IMAGES = coco.FORMAT._replace(layout=nnunet.LAYOUT, read_frame=read_images, settle=settle_images)
+IMAGES = coco.FORMAT._replace(layout=nnunet.LAYOUT, read_frame=read_images, settle=volumes.settle_classes)

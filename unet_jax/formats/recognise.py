@@ -1,7 +1,7 @@
 """config.data.format = 'auto': what a folder is, told by the files in it, before anything else sees the config.
 
 `resolve` gives a config that names the format and the settings that were found, so the config that a run saves is
-explicit, and it goes on without looking again. Nothing is guessed where two readings are left: they are given as flags.
+explicit, and it goes on without looking again. Nothing is guessed where two readings are left: both are given.
 """
 import re
 from collections import Counter
@@ -22,8 +22,8 @@ DEPTH = 3  # folders below the root in which a data set is looked for where the 
 LOOKED_AT = 8  # images of which the colours are looked at
 FEW = 6  # folders with images and masks of their own that may be data sets of their own
 LOOSE = 0.1  # share of NIfTI files that may belong to no case
-KINDS = ('COCO JSON with images; Kaggle HDF5 slices; BraTS and other NIfTI; nnU-Net raw folders; a CSV or JSON of paths; '
-         'images with mask images')
+KINDS = ('COCO JSON with images; Kaggle HDF5 slices; BraTS and other NIfTI; nnU-Net raw folders; a CSV or JSON of '
+         'paths; images with mask images')
 
 
 class Taken(NamedTuple):
@@ -37,7 +37,7 @@ class Taken(NamedTuple):
 def resolve(config: ConfigDict, say: Callable[[str], None] = print) -> ConfigDict:
     """`config` with the format that its folder has, if it leaves that open, and `say` told what and why.
 
-    Where the sides of `data.size` and the axes of `augment.flip` are not as many as the samples have, they are made so.
+    The sides of `data.size` and the axes of `augment.flip` are made as many as the samples have.
     Raises InputError where the folder cannot be told, with the choices as flags.
     """
     data = config.data
@@ -216,11 +216,11 @@ def check_rest(root: Path, files: list[Path], cases: dict[str, dict[str, Path]])
     """Raises InputError where the files beside the cases are a data set of their own."""
     taken = {path for parts in cases.values() for path in parts.values()}
     homes = {path.parent for path in taken}
-    rest = [path for path in files if path not in taken and path.parent not in homes and path.parent.name != 'imagesTs']
+    rest = [path for path in files if path not in taken and path.parent not in homes | {root / 'imagesTs'}]
     if len(rest) > LOOSE * len(files):
         one, other = Path(*common(taken)), Path(*common(rest))
-        raise InputError(f'config.data.root is {str(root)!r}: beside {len(cases)} cases such as {min(cases)} there are '
-                         f'{len(rest)} other NIfTI files, such as {rest[0].relative_to(root)}. Say which:\n'
+        raise InputError(f'config.data.root is {str(root)!r}: beside {len(cases)} cases such as {min(cases)} there '
+                         f'are {len(rest)} other NIfTI files, such as {rest[0].relative_to(root)}. Say which:\n'
                          f'  --config.data.root={one}\n  --config.data.root={other}\n'
                          f'  --config.data.format=nifti --config.data.root={root}  (without the others)')
 
@@ -232,7 +232,7 @@ def common(paths: Iterable[Path]) -> list[str]:
 
 
 def by_pattern(root: Path, paths: list[str]) -> Taken:
-    """Volumes by the files' common pattern. Raises InputError where it leaves files over, or does not tell the label."""
+    """Volumes by the files' common pattern. Raises InputError where it leaves files over, or tells no label."""
     roles = patterns.guess(paths)
     if not roles:
         listed = ', '.join(paths[:5])
@@ -242,9 +242,9 @@ def by_pattern(root: Path, paths: list[str]) -> Taken:
     files = patterns.name_roles(roles, f'config.data.root is {str(root)!r}')
     cases, others = patterns.match(paths, dict(files))
     if len(others) > LOOSE * len(paths):
-        raise InputError(f'config.data.root is {str(root)!r}: {len(cases)} cases by {dict(files)}, but {len(others)} of '
-                         f'{len(paths)} NIfTI files belong to none of them, such as {", ".join(others[:3])}. If they '
-                         f'are another data set, name a narrower config.data.root; if they are not wanted:\n  '
+        raise InputError(f'config.data.root is {str(root)!r}: {len(cases)} cases by {dict(files)}, but {len(others)} '
+                         f'of {len(paths)} NIfTI files belong to none of them, such as {", ".join(others[:3])}. If '
+                         f'they are another data set, name a narrower config.data.root; if they are not wanted:\n  '
                          f'--config.data.format=volumes {patterns.flag(files)}')
     count = Counter(name for parts in cases.values() for name in parts)
     rows = [f'{name:12s} {pattern:40s} {count[name]} files, such as '
@@ -280,9 +280,9 @@ def check_one_set(root: Path, paths: list[str]) -> None:
     patients = all(any(map(str.isdigit, top)) for top in tops)
     if deep and 1 < len(tops) <= FEW and min(tops.values()) > 1 and not words and not patients:
         flags = '\n'.join(f'  --config.data.root={root / top}  ({count} images)' for top, count in tops.items())
-        raise InputError(f'config.data.root is {str(root)!r}: {" and ".join(tops)} have images and masks each. Say which '
-                         f'is meant:\n{flags}\n  --config.data.format=pairs --config.data.root={root}  (all, as one '
-                         'data set)')
+        raise InputError(f'config.data.root is {str(root)!r}: {" and ".join(tops)} have images and masks each. Say '
+                         f'which is meant:\n{flags}\n  --config.data.format=pairs --config.data.root={root}  (all, as '
+                         'one data set)')
 
 
 def without_drawn_masks(root: Path, found: list[Taken]) -> list[Taken]:

@@ -1,5 +1,7 @@
 """A CSV or JSON of paths, to volumes in NIfTI or to images with masks."""
+import os
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 import pandas as pd
@@ -20,8 +22,8 @@ def opened(data: ConfigDict, *, images: bool) -> tuple[Path, Path, list[table.Ro
     for row in rows:
         first = next(file for file in row.sequences.values() if file)
         if images == bool(NIFTI.fullmatch(first.name)):
-            raise InputError(f'{path}: names {first.name}; --config.data.format={"table" if images else "table_images"} '
-                             'reads such files')
+            other = 'table' if images else 'table_images'
+            raise InputError(f'{path}: names {first.name}; --config.data.format={other} reads such files')
     return path, coco_files.folder(path), rows
 
 
@@ -39,17 +41,12 @@ def read_frame(data: ConfigDict, *, audit: bool = False) -> pd.DataFrame:
     path, root, rows = opened(data, images=False)
     reader = of_files(data.on_error, audit=audit)
     wanted = volumes.sequences(data, list(rows[0].sequences))
-    found = [reader.attempt('missing', lambda row: case_of(row, wanted, missing=data.missing_modalities), row)
-             for row in rows]
+    one_case = partial(case_of, wanted=wanted, missing=data.missing_modalities)
+    found = [reader.attempt('missing', one_case, row) for row in rows]
     given = {row.name: row.subset for row in rows}
 
-    def subset_of(cases: list[Files], counts: builder.Counts) -> dict[str, str]:
-        known = [image_cases.Image(c.name, c.patient, '', '', given[c.name]) for c in cases]
-        made = image_cases.subsets_of(known, [int(counts[c.name][1:].sum()) for c in cases], split=data.split,
-                                      seed=data.split_seed, folds=data.folds, fold=data.fold)
-        return {case.name: subset for case, subset in zip(cases, made, strict=True)}
-
-    frame = volumes.frame_of(data, root, [case for case in found if case], reader, subset_of=subset_of, audit=audit)
+    frame = volumes.frame_of(data, root, [case for case in found if case], reader, audit=audit,
+                             subset_of=volumes.by_names(given, data))
     frame.attrs['annotation_files'] = [path.relative_to(root).as_posix()]
     return frame
 
@@ -60,8 +57,8 @@ def read_images(data: ConfigDict, *, audit: bool = False) -> pd.DataFrame:
     reader = of_files(data.on_error, audit=audit)
     columns = list(rows[0].sequences)
     if len(columns) > 1:
-        raise InputError(f'{path}: has the image columns {columns}; an image has one file, grey or RGB. Take the others '
-                         'out, or merge up to three channels into RGB')
+        raise InputError(f'{path}: has the image columns {columns}; an image has one file, grey or RGB. Take the '
+                         'others out, or merge up to three channels into RGB')
     images = [image_cases.Image(row.name, row.patient, row.sequences[columns[0]].relative_to(root).as_posix(),
                                 row.label.relative_to(root).as_posix(), row.subset) for row in rows]
     frame = image_cases.build(root, images, reader,
@@ -74,6 +71,7 @@ def read_images(data: ConfigDict, *, audit: bool = False) -> pd.DataFrame:
 def find(sources: Sequence[str], data: ConfigDict) -> tuple[pd.DataFrame, list[str]]:
     """A row a case of the tables named, or in the folders named; a label is not needed."""
     parts, reader = [], of_files('skip')
+    one_case = partial(case_of, wanted=data.modalities, missing=data.missing_modalities)
     for source in inputs.existing(sources):
         path = table.find(source.absolute())
         root = coco_files.folder(path)
@@ -82,8 +80,7 @@ def find(sources: Sequence[str], data: ConfigDict) -> tuple[pd.DataFrame, list[s
             if unknown:
                 raise InputError(f'{path}: has no column for {", ".join(unknown)}; the network was trained on '
                                  f'{", ".join(data.modalities)}')
-            case = reader.attempt('missing', lambda row: case_of(row, data.modalities, missing=data.missing_modalities),
-                                  row)
+            case = reader.attempt('missing', one_case, row)
             header = case and reader.attempt('unreadable', builder.check_headers, case)
             parts += [builder.row_of(case, root, None, header) | nifti.unknown(data.schema) | {'root': str(root)}] \
                 if header else []
@@ -93,5 +90,17 @@ def find(sources: Sequence[str], data: ConfigDict) -> tuple[pd.DataFrame, list[s
     return pd.DataFrame(parts), problems
 
 
+def find_images(sources: Sequence[str], data: ConfigDict) -> tuple[pd.DataFrame, list[str]]:
+    """A row an image: of those that tables name, and of those named or in the folders named."""
+    found = []
+    for source in map(os.fspath, inputs.existing(sources)):
+        if source.lower().endswith(('.csv', '.json')):
+            rows = table.read(Path(source).absolute(), labelled=False)
+            found += [os.fspath(file) for row in rows for file in row.sequences.values() if file]
+        else:
+            found.append(source)
+    return coco.find(found, data)
+
+
 FORMAT = volumes.FORMAT._replace(layout=table.LAYOUT, read_frame=read_frame, find=find)
-IMAGES = coco.FORMAT._replace(layout=table.LAYOUT, read_frame=read_images)
+IMAGES = coco.FORMAT._replace(layout=table.LAYOUT, read_frame=read_images, find=find_images)

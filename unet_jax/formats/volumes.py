@@ -1,7 +1,7 @@
-"""Volumes in NIfTI under any names, with any sequences and label numbers: config.data.files says how files are called."""
+"""Volumes in NIfTI under any names, of any sequences and label numbers: config.data.files says how they are called."""
 import logging
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +10,7 @@ import pandas as pd
 from ml_collections import ConfigDict
 
 from unet_jax.annotations import frame as frames
-from unet_jax.annotations import nifti, nifti_search, patterns, schemas, volumes
+from unet_jax.annotations import image_cases, nifti, nifti_search, patterns, schemas, volumes
 from unet_jax.annotations.left_out import LeftOut, of_files
 from unet_jax.annotations.nifti_search import Files
 from unet_jax.errors import InputError
@@ -77,6 +77,19 @@ def frame_of(data: ConfigDict, root: Path, cases: list[Files], reader: LeftOut, 
     return frame
 
 
+def by_names(given: dict[str, str], data: ConfigDict) -> Callable[[list[Files], volumes.Counts], dict[str, str]]:
+    """The function (cases, counts) -> {case: subset} that follows {case: subset} as far as it goes; others by patient,
+    stratified by tumour volume."""
+    def subset_of(cases: list[Files], counts: volumes.Counts) -> dict[str, str]:
+        known = [image_cases.Image(case.name, case.patient, '', '', given.get(case.name, '')) for case in cases]
+        tumour = [int(counts[case.name][1:].sum()) for case in cases]
+        made = image_cases.subsets_of(known, tumour, split=data.split, seed=data.split_seed, folds=data.folds,
+                                      fold=data.fold)
+        return {case.name: subset for case, subset in zip(cases, made, strict=True)}
+
+    return subset_of
+
+
 def meaning_of(data: ConfigDict, sequences: tuple[str, ...], counts: volumes.Counts) -> volumes.Meaning:
     """What label numbers mean: the schema's where the config names one; BraTS's of 2018 to 2021 where the sequences
     are its four and the numbers 1, 2 and 4; else each number is a class, called as config.data.names says."""
@@ -87,8 +100,8 @@ def meaning_of(data: ConfigDict, sequences: tuple[str, ...], counts: volumes.Cou
     name = data.schema
     if name == 'auto' and values == [1, 2, 4] and set(sequences) == {*schemas.MODALITIES}:
         name = '2021'
-        log.info('%s: four sequences and the labels 1, 2 and 4 are those of BraTS 2018 to 2021: WT, TC and ET. Another '
-                 'meaning: --config.data.regions', data.root)
+        log.info('%s: four sequences and the labels 1, 2 and 4 are those of BraTS 2018 to 2021: WT, TC and ET. '
+                 'Another meaning: --config.data.regions', data.root)
     if name != 'auto':
         found = schemas.schema(name)
         return volumes.Meaning(found.name, found.names, found.regions)
@@ -118,7 +131,8 @@ def settle_classes(data: ConfigDict, frame: pd.DataFrame) -> dict[str, Any]:
     if data.categories and not data.regions:
         regions = tuple(region for region in regions if {*region[1]} <= {*classes})
     if not regions:
-        regions = tuple((name, ids, ids[-1]) for name, ids in frames.of_one_name({c: names[c] for c in classes}).items())
+        alike = frames.of_one_name({c: names[c] for c in classes})
+        regions = tuple((name, ids, ids[-1]) for name, ids in alike.items())
     seen = {*frame.category_id.dropna()}
     empty = [name for name, ids, _ in regions if not seen & {*ids}]
     if empty:
@@ -138,7 +152,8 @@ def find(sources: Sequence[str], data: ConfigDict) -> tuple[pd.DataFrame, list[s
     for source in inputs.existing(sources):
         path = source.absolute()
         root = path if path.is_dir() else path.parent
-        names = listed(root) if path.is_dir() else [p.name for p in root.iterdir() if nifti_search.NIFTI.fullmatch(p.name)]
+        names = listed(root) if path.is_dir() else [name for name in sorted(os.listdir(root))
+                                                    if nifti_search.NIFTI.fullmatch(name)]
         cases, lacking = patterns.cases(root, names, files, tuple(data.modalities),
                                         missing_modalities=data.missing_modalities, labelled=False)
         reader = of_files('skip')
