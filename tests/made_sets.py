@@ -196,7 +196,7 @@ SETS = {
     'pairs of colours': (pairs_of_colours, 'pairs', ('#0000ff', '#ff0000'), 3),
     'patients of slices': (patients_of_slices, 'pairs', ('foreground',), 3),
     'nnU-Net images': (nnunet_images, 'nnunet_images', ('rim', 'tumour'), 1),
-    'nnU-Net regions': (nnunet_regions, 'nnunet', ('label 1', 'label 2', 'enhancing'), 4),
+    'nnU-Net regions': (nnunet_regions, 'nnunet_raw', ('label 1', 'label 2', 'enhancing'), 4),
     'table, CSV': (table_csv, 'table', ('label 1', 'label 2', 'label 4'), 3),
     'table, JSON': (table_json, 'table_images', ('foreground',), 1),
     'UPENN-GBM': (upenn, 'nifti', ('NCR/NET', 'ED', 'ET'), 4),

@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from faster_coco_eval import mask as coco_mask
+from test_main import run
 
 from configs import default
 from unet_jax import experiment, phantom
@@ -75,6 +76,16 @@ def test_a_config_that_names_its_format_is_left_as_it_is(made):
     assert recognise.resolve(found, pytest.fail) is found
 
 
+def test_the_command_line_tells_it_first_and_saves_a_config_that_names_all(made, tmp_path):
+    root = made('pairs of colours')
+    done = run('--config=configs/default.py', '--config.data.format=auto', f'--config.data.root={root}',
+               '--mode=annotate', f'--workdir={tmp_path / "w"}', cache=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert f'{root}: taken for pairs\n  12 images with masks, such as x0.jpg with x0_mask.png\n' in done.stdout
+    assert f'--config.data.format=pairs --config.data.root={root} --config.data.channels=3' in done.stdout
+    assert len(pd.read_csv(tmp_path / 'w/annotations.csv')) == 24
+
+
 def test_what_a_folder_was_taken_for_is_told_with_the_reason_and_the_flags(made):
     told = []
     recognise.resolve(config_of(made('seven sequences')), told.append)
@@ -129,9 +140,11 @@ NAMES = {'flair': 'flair', 't1': 't1', 't1ce': 't1ce', 't2': 't2', 'label': 'seg
 
 @functools.cache
 def part_of(case):
-    """{name: (a part of a real case's file, its affine)}."""
+    """{name: (what a real case's file holds about the tumour, its affine)}."""
     files = {name: nibabel.load(next(case.glob(f'*_{end}.nii.gz'))) for name, end in NAMES.items()}
-    return {name: (np.asarray(file.dataobj)[90:138, 110:158, 60:92], file.affine) for name, file in files.items()}
+    middle = np.median(np.argwhere(np.asarray(files['label'].dataobj)), 0).astype(int)
+    box = tuple(slice(max(m - 24, 0), m + 24) for m in middle)
+    return {name: (np.asarray(file.dataobj)[box], file.affine) for name, file in files.items()}
 
 
 def spell(case, target, spelling):
@@ -166,7 +179,7 @@ def test_real_cases_under_other_names_give_the_same_arrays(shared_data, tmp_path
     (tmp_path / 'table/cases.csv').write_text('case,T2,flair,T1Gd,t1w,label\nc,x/3/scan.nii.gz,x/0/scan.nii.gz,'
                                               'x/2/scan.nii.gz,x/1/scan.nii.gz,x/4/scan.nii.gz\n')
     spell(case, tmp_path / 'any', lambda n, k: f'{n}/P7.nii.gz')
-    for spelt, form in (('upenn', 'nifti'), ('nnunet', 'nnunet'), ('table', 'table'), ('any', 'volumes')):
+    for spelt, form in (('upenn', 'nifti'), ('nnunet', 'nnunet_raw'), ('table', 'table'), ('any', 'volumes')):
         found, one = arrays(tmp_path / spelt)
         assert one.config.data.format == form and one.classes == (1, 2, 4)
         assert np.array_equal(found[0], image) and np.array_equal(found[1], label) and found[2] == grid

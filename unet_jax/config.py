@@ -50,7 +50,7 @@ FIELDS = {
 
     'data.format': Field('coco', one_of(('auto', *FORMATS)),
         'what the data are: auto (finds out), coco (JSON and images), pairs (an image and its mask), brats_h5 (Kaggle '
-        'slices), nifti (BraTS and what is called like it), nnunet (raw folders; nnunet_images in 2-D), table (paths '
+        'slices), nifti (BraTS and what is called like it), nnunet_raw (volumes; nnunet_images in 2-D), table (paths '
         'in CSV or JSON; table_images), volumes (any NIfTI) or phantom (made up)'),
     'data.root': Field('', path, 'the folder of the data set; of COCO sets also one JSON file'),
     'data.size': Field((128, 128), per_axis,

@@ -155,7 +155,7 @@ def _unknown(root: Path, files: list[Path], labelled: bool) -> str:
     found = ', '.join(f'{end} ({count})' for end, count in ends.most_common(8))
     advice = 'Rename the files so, or say by --config.data.format=volumes --config.data.files=… how they are called'
     if any(NNUNET.fullmatch(path.name.split('.')[0]) and path.parent.name.startswith('images') for path in files):
-        advice = "These look like nnU-Net's: --config.data.format=nnunet reads them by their dataset.json"
+        advice = "These look like nnU-Net's: --config.data.format=nnunet_raw reads them by their dataset.json"
     whole = ' with a label' if labelled else ''
     return (f'{root}: no case{whole} among {len(files)} NIfTI files, whose names end in {found}. {ENDINGS}. {advice}. '
             f'Files found:\n{_listing(files)}')

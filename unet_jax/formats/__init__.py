@@ -8,7 +8,7 @@ FORMATS: dict[str, Format] = {
     'brats_h5': brats_h5.FORMAT,
     'nifti': nifti.FORMAT,
     'pairs': pairs.FORMAT,
-    'nnunet': nnunet.FORMAT,
+    'nnunet_raw': nnunet.FORMAT,
     'nnunet_images': nnunet.IMAGES,
     'table': table.FORMAT,
     'table_images': table.IMAGES,

@@ -18,7 +18,7 @@ def opened(data: ConfigDict, *, audit: bool, images: bool
     root, reader = Path(data.root), of_files(data.on_error, audit=audit)
     dataset = nnunet.load(root)
     if images != (dataset.ending not in nnunet.VOLUMES):
-        other = 'nnunet' if images else 'nnunet_images'
+        other = 'nnunet_raw' if images else 'nnunet_images'
         raise InputError(f'{root}: the files end in {dataset.ending}; --config.data.format={other} reads them')
     cases, test = nnunet.cases(root, dataset, reader)
     given = nnunet.splits(root, folds=data.folds, fold=data.fold)

@@ -9,17 +9,14 @@ from collections.abc import Callable, Iterable
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 
-import numpy as np
 from ml_collections import ConfigDict
-from PIL import Image
 
 from unet_jax.annotations import brats_h5, coco_files, nifti_search, nnunet, pairs, patterns, schemas, table
-from unet_jax.annotations.image_file import IMAGE_FORMATS
 from unet_jax.errors import InputError
 from unet_jax.formats import named, volumes
+from unet_jax.formats.colours import LOOKED_AT, channels, colours
 
 DEPTH = 3  # folders below the root in which a data set is looked for where the root is none
-LOOKED_AT = 8  # images of which the colours are looked at
 FEW = 6  # folders with images and masks of their own that may be data sets of their own
 LOOSE = 0.1  # share of NIfTI files that may belong to no case
 KINDS = ('COCO JSON with images; Kaggle HDF5 slices; BraTS and other NIfTI; nnU-Net raw folders; a CSV or JSON of '
@@ -158,7 +155,7 @@ def look_for_nnunet(root: Path) -> Taken | None:
     why = f'nnU-Net raw: {nnunet.FILE}, imagesTr with {count} ({dataset.ending}), {", ".join(dataset.channels)}; ' \
           f'labels {dataset.names}{regions}{split}'
     if dataset.ending in nnunet.VOLUMES:
-        return Taken('nnunet', root, (why,))
+        return Taken('nnunet_raw', root, (why,))
     first = [path for files in list(parts.values())[:LOOKED_AT] for path in files.values()]
     return Taken('nnunet_images', root, (why, *colours(first)), channels(first))
 
@@ -294,26 +291,6 @@ def without_drawn_masks(root: Path, found: list[Taken]) -> list[Taken]:
         return found
     return [one._replace(why=(*one.why, f'masks beside it, of {len(images)} images, are left alone; to take them: '
                                         '--config.data.format=pairs')) for one in found if one.format != 'pairs']
-
-
-def is_colour(path: Path) -> bool:
-    try:
-        with Image.open(path, formats=IMAGE_FORMATS) as image:
-            if image.mode in ('L', 'I', 'F', '1', 'LA') or image.mode.startswith('I;16'):
-                return False
-            image.draft('RGB', (256, 256))  # of JPEG, a small one
-            pixels = np.asarray(image.convert('RGB'), np.int16)
-    except (OSError, SyntaxError, ValueError):
-        return False
-    return bool((np.ptp(pixels, -1) > 24).mean() > 0.01)  # JPEG makes greys a little coloured
-
-
-def channels(images: list[Path] | None) -> dict[str, int]:
-    return {'channels': 3 if any(map(is_colour, (images or [])[:LOOKED_AT])) else 1}
-
-
-def colours(images: list[Path] | None) -> tuple[str, ...]:
-    return ('in colour, so 3 channels',) if channels(images)['channels'] == 3 else ('grey, so 1 channel',)
 
 
 def summary(root: Path) -> str:
