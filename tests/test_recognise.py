@@ -259,6 +259,7 @@ BAD = [
     ('table, CSV', edit('cohort.csv', lambda t: t.replace('scans/1/b1.nii.gz', '')),
      'case scans_1_a1: the table names no file for t1ce.*missing_modalities=True'),
     ('table, CSV', edit('cohort.csv', lambda t: t.replace('valid', 'later')), "line 4: subset is 'later'; choose"),
+    ('table, CSV', edit('cohort.csv', lambda t: t[:-16]), 'cohort.csv, line 5: mask is empty. Name the label'),
     ('table, CSV', edit('cohort.csv', lambda t: t.replace('drawn/0.nii', '../0.nii')), 'leads out of the data root'),
     ('seven sequences', two_labels, r'2 of them may be the label:.*\n  --config.data.files=.*roi.*\)"'),
     ('seven sequences', no_words, r'none of them is called like a label:.*--config.data.files='),

@@ -66,7 +66,8 @@ def load(path: Path) -> pd.DataFrame:
                 raise ValueError('no list of objects')
             return pd.DataFrame([{key: '' if value is None else str(value) for key, value in row.items()}
                                  for row in rows]).fillna('')
-        return pd.read_csv(io.StringIO(text), dtype=str, keep_default_na=False, sep=None, engine='python')
+        found = pd.read_csv(io.StringIO(text), dtype=str, keep_default_na=False, sep=None, engine='python')
+        return found.fillna('')  # of rows that are cut short
     except (OSError, ValueError, RecursionError, pd.errors.ParserError) as error:
         raise error if isinstance(error, InputError) else InputError(
             f'{path}: cannot be read as a table ({error}). {LAYOUT}') from error
