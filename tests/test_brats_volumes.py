@@ -6,6 +6,7 @@ import nibabel
 import numpy as np
 import pandas as pd
 import pytest
+from faster_coco_eval import mask as coco_mask
 from test_main import run
 
 from unet_jax import phantom
@@ -133,4 +134,6 @@ def test_the_real_oddities_get_their_errors_and_their_rounding(tmp_path, shared_
     frame = pd.read_parquet(tmp_path / 'b/annotations.parquet')
     stored = np.rint(nibabel.load(oddities / 'scaled-label/BraTS20_Training_010_seg.nii.gz').get_fdata())
     assert frame.category_id.tolist() == [1, 2, 4]
-    assert [json.loads(s)['voxels'] for s in frame.segmentation] == [(stored == v).sum() for v in (1, 2, 4)]
+    found = [coco_mask.decode(rle | {'counts': rle['counts'].encode()}) for rle in map(json.loads, frame.segmentation)]
+    assert all(np.array_equal(mask.reshape(stored.shape, order='F'), stored == v)
+               for mask, v in zip(found, (1, 2, 4), strict=True))

@@ -15,7 +15,7 @@ from unet_jax import signals
 from unet_jax.config import FIELDS, build, check_name, flat, read_typed
 from unet_jax.errors import InputError
 from unet_jax.fields import truth
-from unet_jax.formats import inputs
+from unet_jax.formats import inputs, recognise
 from unet_jax.workdir import default_folder, load_config
 
 flags.DEFINE_enum('mode', 'train', ['annotate', 'train', 'evaluate', 'predict', 'compare', 'plan'], 'What to do.')
@@ -120,10 +120,12 @@ def main(argv: list[str]) -> None:
     # jax starts once the flags are good; a mode is loaded by itself, as scipy.stats and matplotlib take a second
     from unet_jax.modes import start
     from unet_jax.training import processes
-    config, folder = FLAGS.config, Path(FLAGS.workdir)
+    told: list[str] = []
+    config, folder = recognise.resolve(FLAGS.config, told.append), Path(FLAGS.workdir)
     with signals.raised():
         start.start(config, folder, distributed=FLAGS.distributed, mode=FLAGS.mode, output=FLAGS.output)
         with processes.among_peers():
+            processes.by_the_first(lambda: print(*told, sep='\n', end='\n' * bool(told)), 'recognise')
             run_mode(config, folder, tuple(argv[1:]))
 
 

@@ -12,7 +12,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from unet_jax.annotations.schemas import MODALITIES, SCHEMAS
+from unet_jax.annotations.schemas import SCHEMAS
 from unet_jax.errors import InputError
 from unet_jax.evaluation.lesions import CHALLENGES
 from unet_jax.evaluation.overlap import CONVENTIONS
@@ -22,6 +22,7 @@ from unet_jax.fields import (
     axes,
     example,
     factor,
+    file_patterns,
     literal,
     mask_values,
     number,
@@ -49,9 +50,10 @@ seed = whole(0, 2**32 - 1)
 FIELDS = {
     'seed': Field(0, seed, 'seed of the initial weights, the order of samples and every augmentation'),
 
-    'data.format': Field('coco', one_of(FORMATS),
-        'what the data are: coco (JSON and images), pairs (an image and its mask), brats_h5 (Kaggle slices), nifti '
-        '(volumes) or phantom (made up)'),
+    'data.format': Field('coco', one_of(('auto', *FORMATS)),
+        'what the data are: auto (finds out), coco (JSON and images), pairs (an image and its mask), brats_h5 (Kaggle '
+        'slices), nifti (BraTS and what is called like it), nnunet_raw (volumes; nnunet_images in 2-D), table (paths '
+        'in CSV or JSON; table_images), volumes (any NIfTI) or phantom (made up)'),
     'data.root': Field('', path, 'the folder of the data set; of COCO sets also one JSON file'),
     'data.size': Field((128, 128), per_axis,
         'height and width to which images are scaled, to fit, and padded; of volumes the three sides of a patch',
@@ -100,8 +102,10 @@ FIELDS = {
         'how large their folder may become; samples that were not used for a day go, the oldest first', 'GB'),
     'data.schema': Field('auto', one_of(('auto', *SCHEMAS)),
         'the release that says what labels mean, whatever files are called; auto finds out', only=VOLUMES),
-    'data.modalities': Field(MODALITIES, several(one_of(MODALITIES), (1, 2, 3, 4), once=True),
-        'the channels of volumes, in this order'),
+    'data.modalities': Field((), several(text, once=True),
+        'the sequences that are the channels of volumes, in this order; () is all that the data have'),
+    'data.files': Field((), file_patterns,
+        "of the format volumes, how the files of each sequence, and of the 'label', are called; () finds out"),
     'data.missing_modalities': Field(False, truth,
         'cases may lack some modalities: channels of zeros', only=VOLUMES),
     'data.spacing': Field((), several(positive, (0, 3)),

@@ -167,6 +167,13 @@ def single_value(value: Any) -> bool:
     return isinstance(value, (tuple, list)) and len(value) == 2 and not isinstance(value[0], (tuple, list))
 
 
+def read_file_patterns(value: Any) -> tuple[tuple[str, str], ...]:
+    found = tuple((text.read(name), text.read(pattern)) for name, pattern in value)
+    require(len(dict(found)) == len(found))
+    require(all(name and pattern.count('{case}') == 1 for name, pattern in found))
+    return found
+
+
 def read_axes(value: Any) -> str:
     letters = read_text(value)
     pairs = ''.join({'R': 'L', 'P': 'A', 'I': 'S'}.get(letter, letter) for letter in letters)
@@ -185,6 +192,9 @@ regions = Kind('(name, (category ids), id to paint) for each region, of differen
                'its category ids', read_regions, "(('WT',(1,2,4),2),('ET',(4,),4))")
 mask_values = Kind('(value in the masks, name) for each; values of one name are one class', read_mask_values,
                    "((255,'tumour'),)")
+file_patterns = Kind('(name, pattern) for each sequence and the label; a pattern is a path below the root in which '
+                     '{case} stands for the case and * for anything', read_file_patterns,
+                     "(('t1','{case}_T1.nii.gz'),('label','{case}_mask.nii.gz'))")
 axes = Kind("one letter a axis, of R or L, A or P, S or I, or '' (as in the files)", read_axes, 'LPS', typed=True)
 factor = Kind('0 (off) or a number from 1', read_unless_between, '2.0')
 

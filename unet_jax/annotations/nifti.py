@@ -7,17 +7,16 @@ import nibabel
 import numpy as np
 import pandas as pd
 
-from unet_jax.annotations import brain, contrasts, nifti_search, schemas, twins
+from unet_jax.annotations import brain, contrasts, nifti_search, schemas, volumes
 from unet_jax.annotations import frame as annotation_frame
 from unet_jax.annotations.brats_h5_file import standardise
 from unet_jax.annotations.left_out import of_files
-from unet_jax.annotations.nifti_file import Header, describe, read_header, read_image, read_label
+from unet_jax.annotations.nifti_file import read_image, read_label
 from unet_jax.annotations.nifti_search import LAYOUT, NIFTI, Files  # noqa: F401  (others ask for LAYOUT here)
 from unet_jax.annotations.schemas import MODALITIES, SCHEMAS
-from unet_jax.annotations.split import subsets
 from unet_jax.errors import InputError
-from unet_jax.progress import bar
 
+POSITIONS = {m: int(place) for m, place in SCHEMAS['MSD'].suffixes.items()}  # in the Decathlon's one file
 log = logging.getLogger('unet_jax')
 
 
@@ -30,7 +29,7 @@ class Case(NamedTuple):
 
 
 def read_frame(root: str | Path, *, schema: str = 'auto', split: tuple[float, float, float] = (0.7, 0.15, 0.15),
-               seed: int = 0, modalities: tuple[str, ...] = MODALITIES, missing_modalities: bool = False,
+               seed: int = 0, modalities: tuple[str, ...] = (), missing_modalities: bool = False,
                folds: int = 0, fold: int = 0, on_error: str = 'raise', audit: bool = False) -> pd.DataFrame:
     """The annotation frame of the cases at or below `root`: a row per case and class present.
 
@@ -46,44 +45,24 @@ def read_frame(root: str | Path, *, schema: str = 'auto', split: tuple[float, fl
     release is unknown.
     """
     root, reader = Path(root), of_files(on_error, audit=audit)
-    if set(modalities) - set(MODALITIES) or not modalities:
+    if set(modalities) - set(MODALITIES):
         raise InputError(f'modalities {modalities}; choose from {MODALITIES}')
     candidates, cases = nifti_search.find(root, schema, modalities, missing_modalities, reader)
-    headers = {c.name: reader.attempt('unreadable', _check_headers, c, 'MSD' in candidates)
-               for c in bar(cases, desc='headers', unit='case')}
-    counts = {c.name: reader.attempt('unreadable', _count, c) for c in bar(cases, desc='reading labels', unit='case')
-              if headers[c.name]}  # voxels of each value
-    cases = [case for case in cases if counts.get(case.name) is not None]
-    if not cases:
-        raise InputError(f'{root}: no case can be read. {"; ".join(sum(reader.items.values(), [])[:3])}')
-    headers, counts = ({case.name: values[case.name] for case in cases} for values in (headers, counts))
-    found = SCHEMAS[schema] if schema != 'auto' else nifti_search.decide(root, candidates, counts)
-    values = set(np.flatnonzero(sum(counts.values())).tolist()) - {0}
-    for case in cases:
-        nifti_search.check_values(case, counts[case.name], found, values)
-    tumour = {name: int(count[1:].sum()) for name, count in counts.items()}
-    groups = pd.Series({case.name: case.patient for case in cases})
-    groups = twins.unite_equal(groups, [next(filter(None, case.modalities.values())) for case in cases])
-    subset = subsets(groups, split, seed, pd.Series(tumour)[groups.index], folds=folds, fold=fold)
-    rows = []
-    for case in cases:
-        row = _row(case, root, 'MSD' in candidates, headers[case.name])
-        row |= {'schema': found.name, 'subset': subset[case.name]}
-        voxels = {v: int(n) for v, n in enumerate(counts[case.name]) if v and n}
-        rows += [row | {'category_id': v, 'category': found.names[v],
-                        'segmentation': {'file': row['label'], 'label': v, 'voxels': n}}
-                 for v, n in voxels.items()] or [row]
-    frame = annotation_frame.build(rows)
-    reader.note(frame, str(root))
-    return frame
+    decathlon = 'MSD' in candidates
+
+    def meaning(counts: dict[str, np.ndarray]) -> volumes.Meaning:
+        found = SCHEMAS[schema] if schema != 'auto' else nifti_search.decide(root, candidates, counts)
+        values = set(np.flatnonzero(sum(counts.values())).tolist()) - {0}
+        for case in cases:
+            if case.name in counts:
+                nifti_search.check_values(case, counts[case.name], found, values)
+        return volumes.Meaning(found.name, found.names, found.regions)
+
+    return volumes.build(root, cases, reader, meaning, positions=POSITIONS if decathlon else None,
+                         subset_of=volumes.by_patient(split, seed, folds=folds, fold=fold))
 
 
-def _count(case: Files) -> np.ndarray:
-    """(256,) voxels of each label value."""
-    return np.bincount(read_label(case.label)[0].ravel(), minlength=256)
-
-
-def find_cases(root: str | Path, schema: str, *, modalities: tuple[str, ...] = MODALITIES,
+def find_cases(root: str | Path, schema: str, *, modalities: tuple[str, ...] = (),
                missing_modalities: bool = False) -> pd.DataFrame:
     """The cases at or below `root`, labelled or not, a row each as `frame.images` gives them, without annotations.
 
@@ -92,12 +71,11 @@ def find_cases(root: str | Path, schema: str, *, modalities: tuple[str, ...] = M
     """
     root, reader = Path(root), of_files('skip')
     candidates, cases = nifti_search.find(root, 'auto', modalities, missing_modalities, reader, labelled=False)
-    rows = []
+    rows, positions = [], POSITIONS if 'MSD' in candidates else None
     for case in cases:
-        header = reader.attempt('unreadable', _check_headers, case, 'MSD' in candidates)
+        header = reader.attempt('unreadable', volumes.check_headers, case, positions)
         if header:
-            rows.append(_row(case, root, 'MSD' in candidates, header)
-                        | {'schema': schema, 'annotations': (), 'subset': 'test', 'label': None})
+            rows.append(volumes.row_of(case, root, positions, header) | unknown(schema))
     problems = [*reader.items['missing'], *reader.items['unreadable']]
     if not rows:
         raise InputError(f'{root}: no case can be predicted. {"; ".join(problems[:3])}')
@@ -106,46 +84,24 @@ def find_cases(root: str | Path, schema: str, *, modalities: tuple[str, ...] = M
     return found
 
 
-def find_file(path: str | Path, schema: str, modalities: tuple[str, ...] = MODALITIES) -> pd.DataFrame:
+def find_file(path: str | Path, schema: str, modalities: tuple[str, ...] = ()) -> pd.DataFrame:
     """The case in one file that holds the four sequences, in any folder, as `find_cases` gives it."""
     path = Path(path)
     name = NIFTI.fullmatch(path.name)[1]
-    case = Files(name, name, path.parent, dict.fromkeys(modalities, path), None)
-    row = _row(case, path.parent, True, _check_headers(case, True))
-    return pd.DataFrame([row | {'schema': schema, 'annotations': (), 'subset': 'test', 'label': None}])
-
-
-def _row(case: Files, root: Path, decathlon: bool, header: Header) -> dict:
-    files = {m: None if p is None else p.relative_to(root).as_posix() for m, p in case.modalities.items()}
-    path, label = case.folder.relative_to(root).as_posix(), case.label and case.label.relative_to(root).as_posix()
-    if decathlon:
-        path = next(iter(files.values()))
-        files = {m: {'file': f, 'index': int(SCHEMAS['MSD'].suffixes[m])} for m, f in files.items()}
-    return {'file_name': case.name, 'width': header.shape[1], 'height': header.shape[0], 'image_id': case.name,
-            'path': path, 'group': case.patient, 'case': case.name, 'category_id': None, 'segmentation': None,
-            'category': None, 'slice': None, 'modalities': files, 'label': label,
-            'depth': header.shape[2], 'spacing': list(header.spacing)}
-
-
-def _check_headers(case: Files, decathlon: bool) -> Header:
-    """The label's header, or without one an image's, after all files of the case were found to lie on one grid."""
-    images = dict.fromkeys(filter(None, case.modalities.values()))
-    headers = {path: read_header(path) for path in (*images, case.label) if path}
-    first = headers[case.label or next(iter(images))]
-    grid = first._replace(shape=first.shape if case.label or not decathlon else first.shape[:3])
-    for path, header in headers.items():
-        axes = (*grid.shape, len(MODALITIES)) if decathlon and path != case.label else grid.shape
-        if len(grid.shape) != 3 or header.shape != axes or not np.allclose(header.affine, grid.affine, atol=1e-3):
-            raise InputError(f'{case.folder}: the files of {case.name} do not lie on one grid; nothing is resampled '
-                             'silently, so register and resample them first:\n'
-                             + '\n'.join(describe(p, h) for p, h in headers.items()))
-    return grid
+    case = Files(name, name, path.parent, dict.fromkeys(modalities or MODALITIES, path), None)
+    row = volumes.row_of(case, path.parent, POSITIONS, volumes.check_headers(case, POSITIONS))
+    return pd.DataFrame([row | unknown(schema)])
 
 
 def sequence_files(modalities: dict[str, str | dict | None]) -> list[str]:
     """The files of a case's `modalities`, relative to the root, each once: the Decathlon has all in one."""
     places = [place if isinstance(place, str) else place['file'] for place in modalities.values() if place]
     return list(dict.fromkeys(places))
+
+
+def unknown(schema: str) -> dict:
+    """What the row of a case to predict has where others have annotations."""
+    return {'schema': schema, 'annotations': (), 'subset': 'test', 'label': None}
 
 
 def read_case(root: str | Path, row) -> Case:
@@ -174,7 +130,8 @@ def read_case(root: str | Path, row) -> Case:
         inside |= True if outside is None else channel != outside
         image[..., c] = channel
     image[~inside] = 0
-    label = read_label(annotation_frame.locate(root, row.label), schemas.classes(row.schema))[0] if row.label else None
+    allowed = schemas.classes(row.schema) if row.schema in SCHEMAS else None
+    label = read_label(annotation_frame.locate(root, row.label), allowed)[0] if row.label else None
     return Case(image, label, header.affine, header.nifti, inside)
 
 

@@ -17,8 +17,8 @@ def score(reference: np.ndarray, prediction: np.ndarray, *, spacing: tuple[float
     surface_dice at `tolerance`, both in the units of `spacing`; with `lesion`, the name of a BraTS challenge, what
     `lesion_wise` returns; by `brats2025` with `surface`, in place of hd95, surface_dice and these, what `matched`
     returns with `whole_tolerance` and `sizes`; tp, fp, fn, tn in voxels; volume_reference and volume_prediction in
-    mm³, or in pixels where `spacing` is 1; Python's own numbers, as they go into JSON. Raises InputError for masks, spacings and
-    names that cannot be used.
+    mm³, or in pixels where `spacing` is 1; Python's own numbers, as they go into JSON. Raises InputError for masks,
+    spacings and names that cannot be used.
     """
     c = overlap.counts(reference, prediction)
     scores = dict(dice=overlap.dice(c, convention=convention), iou=overlap.iou(c, convention=convention),

@@ -30,7 +30,7 @@ def settle(data: ConfigDict, frame: pd.DataFrame) -> dict[str, Any]:
     if unknown:
         raise InputError(f'config.data.categories names {unknown}; slices have the labels {names}')
     classes = tuple(sorted(data.categories or brats_h5.CLASSES))
-    return {'categories': classes, 'names': tuple(names[c] for c in classes),
+    return {'modalities': schemas.MODALITIES, 'categories': classes, 'names': tuple(names[c] for c in classes),
             'regions': tuple(data.regions) or tuple((names[c], (c,), c) for c in classes)}
 
 

@@ -104,7 +104,8 @@ def cases_of(path: Path, data: ConfigDict) -> pd.DataFrame:
     mine = [path.name in {Path(name).name for name in nifti.sequence_files(row.modalities)}
             for row in found.itertuples()]
     if not any(mine):
-        raise InputError(f'--input={path}: belongs to no case with {", ".join(modalities)} in its folder. '
+        raise InputError(f'--input={path}: belongs to no case with {", ".join(modalities) or "its sequences"} in its '
+                         'folder. '
                          + '; '.join(found.attrs['problems'][:3]))
     return found[mine].reset_index(drop=True).assign(root=str(path.parent))
 
