@@ -60,11 +60,12 @@ def test_only_what_the_user_started_itself_starts_again(arguments, again, tmp_pa
 
 @pytest.mark.parametrize('command, file', [
     ('python main.py a.py', 'main.py'), ('python -W ignore main.py', 'main.py'), ('python -Werror main.py', 'main.py'),
-    ('python -BX dev -E main.py', 'main.py'), ('python -m main.py', None), ('python -Im main', None), ('python', None),
+    ('python -BX dev -E main.py', 'main.py'), ('python -m main.py', '-m main.py'), ('python -Im a b', '-m a'),
+    ('python -mmain', '-m main'), ('python', None),
     ('python - main.py', None), ('python -c main.py', None), ('python -O', None)])
-def test_the_file_that_an_interpreter_starts(command, file, tmp_path, monkeypatch):
+def test_what_an_interpreter_starts(command, file, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    assert huge_pages.started(command.split()) == (file and str(tmp_path.resolve() / file))
+    assert huge_pages.started(command.split()) == (file if not file or '-m' in file else str(tmp_path / file))
 
 
 @pytest.mark.parametrize('platform, given, added', [

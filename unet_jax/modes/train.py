@@ -20,6 +20,7 @@ from unet_jax.experiment import Experiment, create, init_params, settle
 from unet_jax.modes import kinds
 from unet_jax.modes.annotate import annotate, check_data
 from unet_jax.pipeline import stream
+from unet_jax.shipped import PROGRAM
 from unet_jax.training import checkpoint, loop, optimizer, processes, state, together
 
 log = logging.getLogger('unet_jax')
@@ -59,7 +60,7 @@ def train(config: ConfigDict, folder: Path, *, allow: tuple[str, ...] = ()) -> N
         finished = together.train(members) if config.train.seeds else loop.train(*members[0])
         if not finished:
             if not jax.process_index():
-                print('Interrupted and saved. To go on: python main.py --mode=train '
+                print(f'Interrupted and saved. To go on: {PROGRAM} --mode=train '
                       f'--workdir={shlex.quote(str(folder))}')
             return
         from unet_jax.modes.evaluate import evaluate  # a second of imports that the first step need not wait for
