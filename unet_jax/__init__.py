@@ -2,10 +2,10 @@
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from unet_jax.api import Found, Predictor, annotate, evaluate, get_config, load, predict, train
+    from unet_jax.api import Found, Predictor, annotate, evaluate, get_config, load, train
     from unet_jax.errors import InputError
 
-__all__ = ['Found', 'InputError', 'Predictor', 'annotate', 'evaluate', 'get_config', 'load', 'predict', 'train']
+__all__ = ['Found', 'InputError', 'Predictor', 'annotate', 'evaluate', 'get_config', 'load', 'train']
 
 
 def __getattr__(name: str) -> Any:

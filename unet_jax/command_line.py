@@ -31,8 +31,8 @@ flags.DEFINE_float('memory', None, 'plan: GB that each device may use; all that 
 flags.DEFINE_list('allow_changes', [], 'train: fields in which a run that goes on may differ, as train.steps.')
 flags.DEFINE_boolean('distributed', None, 'One of several processes; found out under SLURM, Kubernetes and Cloud TPU.')
 # fields of the config are taken from the command line here, by its table, so ml_collections is shown none
-config_flags.DEFINE_config_file('config', None, 'A file, or the name of a shipped config; a work directory has its own',
-                                sys_argv=[])
+config_flags.DEFINE_config_file('config', None, 'A file, or a shipped config by its name; a work directory has its '
+                                'own, saved, config.', sys_argv=[])
 FLAGS = flags.FLAGS
 OVERRIDE = re.compile(r'--?(no)?config\.([^=]+)(?:=(.*))?', re.DOTALL)
 

@@ -32,6 +32,12 @@ class Predictor(NamedTuple):
     limits: Limits = Limits()  # of post-processing
 
 
+class Answer(NamedTuple):
+    """What a predictor finds in one image or volume, at the file's own size."""
+    bits: np.ndarray  # (…) bit sets, post-processed
+    probability: Callable[[], np.ndarray]  # () -> (…, R) float32; of a volume fetched from the device when asked for
+
+
 def create(experiment: Experiment, *params: Any) -> Predictor:
     """A predictor over all devices of this process; with several, each segments its own cases."""
     mesh = sharding.create_mesh(jax.local_devices())

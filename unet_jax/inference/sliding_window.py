@@ -161,7 +161,7 @@ def masks(predictor: Predictor, found: Blend) -> np.ndarray:
     """
     experiment = predictor.experiment
     if found.resampled:
-        probability = put_back(np.asarray(mean(found.total, found.sums))[found.inside], found.grid)
+        probability = probabilities(found)
         return labels.region_masks(to_bits(experiment, probability), experiment.region_bits)
     bits = np.asarray(painted(found.total, found.sums, experiment.config.evaluation.threshold, experiment.regions,
                               experiment.classes))[found.inside]
@@ -171,8 +171,13 @@ def masks(predictor: Predictor, found: Blend) -> np.ndarray:
 def uncertainty(found: Blend) -> np.ndarray:
     """(X, Y, Z, R) uint8 in the file's own voxels, 0 (sure) to 100; 0 where the network did not look."""
     if found.resampled:
-        return uncertainty_of(put_back(np.asarray(mean(found.total, found.sums))[found.inside], found.grid))
+        return uncertainty_of(probabilities(found))
     return put_back(np.asarray(unsure(found.total, found.sums))[found.inside], found.grid)
+
+
+def probabilities(found: Blend) -> np.ndarray:
+    """(X, Y, Z, R) float32 in the file's own voxels; 0 where the network did not look."""
+    return put_back(np.asarray(mean(found.total, found.sums))[found.inside], found.grid)
 
 
 def segment(predictor: Predictor, volume: Volume, *, keep: Sequence[bool] | None = None) -> np.ndarray:

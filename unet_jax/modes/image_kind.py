@@ -1,6 +1,6 @@
 """Images and slices on their way through the modes, decoded whole, segmented in batches: the functions of
 `kinds.Kind`."""
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -81,21 +81,28 @@ def example(predictor: inference.Predictor, samples: cache.Samples, masks: Path)
 def predict(predictor: inference.Predictor, rows: pd.DataFrame) -> Iterator[tuple[int, np.ndarray | str]]:
     """(position in `rows`, bit sets (H, W) at the file's own size, or why it has none) of files to predict."""
     experiment, size = predictor.experiment, predictor.experiment.config.evaluation.batch_size
-    settings = experiment.settings
     for start in range(0, len(rows), size):
         read, where = [], []
         for index, row in enumerate(rows.iloc[start:start + size].itertuples(), start):
             try:
-                image = experiment.format.read(row.root, row, settings.channels).image
+                image = experiment.format.read(row.root, row, experiment.settings.channels).image
             except InputError as error:
                 yield index, str(error)
                 continue
-            read.append((decode.to_wire(image, settings), image.shape[:2]))
+            read.append((decode.to_wire(image, experiment.settings), image.shape[:2]))
             where.append(index)
-        if not where:
-            continue
-        images, shapes = (list(part) for part in zip(*read, strict=True))
-        found = rows.iloc[where].assign(height=[h for h, _ in shapes], width=[w for _, w in shapes])
-        blank = np.zeros((len(where), *settings.size), labels.bits_dtype(len(experiment.classes)))
-        for k, bits in inference.segment(predictor, cache.Samples(np.stack(images), blank, found)):
-            yield where[k], bits
+        for index, found in zip(where, answer(predictor, read), strict=True):
+            yield index, found.bits
+
+
+def answer(predictor: inference.Predictor, images: Sequence[tuple[np.ndarray, tuple[int, int]]]
+           ) -> Iterator[inference.Answer]:
+    """What the predictor finds in each of `images`, (`decode.to_wire` of it, its own height and width), in order."""
+    if not images:
+        return
+    experiment = predictor.experiment
+    wired, shapes = zip(*images, strict=True)
+    rows, stacked = pd.DataFrame(shapes, columns=['height', 'width']), np.stack(wired)
+    blank = np.zeros(stacked.shape[:3], labels.bits_dtype(len(experiment.classes)))
+    for _, probability in inference.enlarged(predictor, cache.Samples(stacked, blank, rows)):
+        yield inference.Answer(inference.to_bits(experiment, probability), lambda found=probability: found)

@@ -54,7 +54,15 @@ def reference(experiment: Experiment, row) -> np.ndarray:
 def segment_volume(predictor: inference.Predictor, volume: prepared.Volume, row, keep: tuple[bool, ...] | None = None
                    ) -> np.ndarray:
     """The predicted bit sets (X, Y, Z) of a case in the file's own voxels, from the modalities to `keep`."""
-    return to_bits(predictor, sliding_window.segment(predictor, volume, keep=keep), row)
+    return answer(predictor, volume, row, keep).bits
+
+
+def answer(predictor: inference.Predictor, volume: prepared.Volume, row, keep: tuple[bool, ...] | None = None
+           ) -> inference.Answer:
+    """What the predictor finds in a case, from the modalities to `keep`; `row` has the file's `spacing`."""
+    found = sliding_window.blend(predictor, volume, keep=keep)
+    bits = to_bits(predictor, sliding_window.masks(predictor, found), row)
+    return inference.Answer(bits, lambda: sliding_window.probabilities(found))
 
 
 def to_bits(predictor: inference.Predictor, masks: np.ndarray, row) -> np.ndarray:

@@ -5,7 +5,7 @@ of each class in turn, and grid.json, which leads back to the file's own voxels.
 at, three memory maps each, so that a thousand of them need neither memory nor open files.
 """
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import closing
 from pathlib import Path
 from typing import NamedTuple
@@ -20,6 +20,7 @@ from unet_jax.annotations import frame as frames
 from unet_jax.annotations import labels
 from unet_jax.annotations.brats_h5_file import standardise
 from unet_jax.errors import InputError
+from unet_jax.formats.seam import Content
 from unet_jax.pipeline import cache, cache_limit, threads
 from unet_jax.progress import bar
 
@@ -157,7 +158,12 @@ def open_volume(folder: Path) -> Volume:
 
 def in_memory(row, settings: Settings) -> Volume:
     """A case prepared without the cache, to be segmented: without the places of its classes."""
-    image, label, grid = prepare(row, settings)
+    return as_volume(prepare(row, settings), settings)
+
+
+def as_volume(case: tuple[np.ndarray, np.ndarray, Grid], settings: Settings) -> Volume:
+    """What `prepare` gave, in memory, without the places of its classes."""
+    image, label, grid = case
     return Volume(image, label, np.zeros((0, 3), np.uint16), (0,) * len(settings.classes), grid)
 
 
@@ -180,11 +186,17 @@ def prepare(row, settings: Settings) -> tuple[np.ndarray, np.ndarray, Grid]:
     background (`brain.level`), and 0 outside. Raises InputError for a case without a brain.
     """
     case = formats.named(settings.format).read(settings.root, row, settings.channels)
+    return prepare_content(case, settings, spacing=row.spacing, where=f'{Path(settings.root) / row.path} ({row.case})')
+
+
+def prepare_content(case: Content, settings: Settings, *, spacing: Sequence[float], where: str
+                    ) -> tuple[np.ndarray, np.ndarray, Grid]:
+    """`prepare` of what was read already (`seam.Content`), with the file's mm along its axes. `where` names it."""
     codes = ''.join(nibabel.aff2axcodes(case.affine))
     turned = settings.orientation or codes
     image, brain = turn(case.image, codes, turned), turn(case.brain, codes, turned)
     if not brain.any():
-        raise InputError(f'{Path(settings.root) / row.path}: no voxel of {row.case} is other than the background')
+        raise InputError(f'{where}: no voxel is other than the background')
     low, high = bounds(brain)
     box = tuple(map(slice, low, high))
     image = standardise(image[box], brain[box])
@@ -194,7 +206,7 @@ def prepare(row, settings: Settings) -> tuple[np.ndarray, np.ndarray, Grid]:
         for k, category in enumerate(settings.classes):
             label[ids == category] = 1 << k
     if settings.spacing:
-        spacing = turned_spacing(row.spacing, codes, turned)
+        spacing = turned_spacing(spacing, codes, turned)
         shape = tuple(max(1, round(n * own / wanted))
                       for n, own, wanted in zip(label.shape, spacing, settings.spacing, strict=True))
         masks = labels.region_masks(label, tuple(1 << k for k in range(len(settings.classes)))).astype(np.float32)
