@@ -127,6 +127,7 @@ def test_masks_of_volumes_are_those_of_the_command_line_to_the_byte(volumes, pre
     assert np.array_equal(np.asarray(again.dataobj), found.ids) and np.allclose(again.affine, affine)
     assert [one.volumes_ml for one in predictor([case, other])] == [found.volumes_ml, predictor(other).volumes_ml]
     assert found.volumes_ml['WT'] == pytest.approx(found.masks['WT'].sum() / 1000)
+    assert predictor.network.program._cache_size() == 1 and 'volumes_ml' in repr(found)
     for region in predictor.regions:
         p, unsure = found.probabilities[region], found.uncertainty[region]
         assert p.shape == unsure.shape == found.ids.shape and unsure[p == 0].max(initial=0) == 0
@@ -160,6 +161,8 @@ def test_what_cannot_be_used_is_named(volumes, predictor, images, tmp_path):
             (whole, {'spacing': (1, 1)}, r'spacing is \(1, 1\); give mm along each of the three axes'),
             (whole, {'spacing': (1, 1, -1)}, 'spacing is'),
             (whole, {'affine': np.eye(3), 'spacing': None}, 'affine is'),
+            (files(volumes[1][0]), {'affine': np.eye(4), 'spacing': None}, 'files know it themselves'),
+            ([files(volumes[1][0]), 'nowhere'], {}, 'case 2 of 2: nowhere: no such file or folder'),
             (files(volumes[1][0]), {'spacing': (1, 1, 3)}, r'flair.nii.gz: has a spacing of \(1.0, 1.0, 1.0\) mm'),
             (whole['t1'], {}, 'a volume is given as {sequence: array or path}'),
             (whole | {'t1': 'nowhere.nii'}, {}, 'nowhere.nii: no such file'),

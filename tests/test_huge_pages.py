@@ -58,6 +58,16 @@ def test_only_what_the_user_started_itself_starts_again(arguments, again, tmp_pa
     assert expected in done.stdout, done.stdout + done.stderr
 
 
+@pytest.mark.skipif(sys.platform != 'linux', reason='glibc is a matter of Linux')
+@pytest.mark.parametrize('start, again', [(['-um', 'program'], True), (['-m', 'pdb', '-m', 'program'], False)])
+def test_a_module_that_is_started_by_its_name_starts_again(start, again, tmp_path):
+    (tmp_path / 'program.py').write_text('import os\nfrom unet_jax import huge_pages\n'
+                                         'huge_pages.restart("-m program")\nprint("tunables:", os.environ.get("GLIBC_TUNABLES"))\n')
+    done = subprocess.run([sys.executable, *start], cwd=tmp_path, text=True, capture_output=True, input='continue\n',
+                          env={'PYTHONPATH': f'{ROOT}:{tmp_path}'})
+    assert f'tunables: {"glibc.malloc.hugetlb=1" if again else None}' in done.stdout, done.stdout + done.stderr
+
+
 @pytest.mark.parametrize('command, file', [
     ('python main.py a.py', 'main.py'), ('python -W ignore main.py', 'main.py'), ('python -Werror main.py', 'main.py'),
     ('python -BX dev -E main.py', 'main.py'), ('python -m main.py', '-m main.py'), ('python -Im a b', '-m a'),

@@ -37,6 +37,9 @@ class Found(NamedTuple):
     experiment: Experiment
     source: given.Given
 
+    def __repr__(self) -> str:
+        return f'Found(masks of shape {self.ids.shape}, volumes_ml={self.volumes_ml})'
+
     def save(self, path: str | os.PathLike) -> Path:
         """Writes the mask as --mode=predict does, the same bytes: an image's as PNG, a volume's as NIfTI with the
         geometry of its file, or the affine or spacing it was given with. Raises InputError for another ending, and
@@ -55,6 +58,9 @@ class Predictor(NamedTuple):
     network: inference.Predictor
     checkpoint: str  # the step, or the steps of an average
     lock: threading.Lock
+
+    def __repr__(self) -> str:
+        return f'Predictor(checkpoint {self.checkpoint}, regions={self.regions}, sequences={self.sequences})'
 
     @property
     def config(self) -> ConfigDict:
@@ -89,7 +95,7 @@ class Predictor(NamedTuple):
     def answers(self, cases: Sequence[Any], spacing: Sequence[float] | None, affine: np.ndarray | None
                 ) -> Iterator[Found]:
         experiment = self.network.experiment
-        taken = (given.take(experiment, case, spacing=spacing, affine=affine) for case in cases)
+        taken = (take(experiment, cases, k, spacing=spacing, affine=affine) for k in range(len(cases)))
         if not experiment.format.volumetric:
             taken = list(taken)
             wired = [(decode.to_wire(one.content.image, experiment.settings), one.content.image.shape[:2])
@@ -107,6 +113,15 @@ class Predictor(NamedTuple):
                 answer = volume_kind.answer(self.network, prepared.as_volume(case, experiment.settings), one)
                 probability = answer.probability()
             yield tell(experiment, one, answer.bits, probability)
+
+
+def take(experiment: Experiment, cases: Sequence[Any], k: int, **options) -> given.Given:
+    try:
+        return given.take(experiment, cases[k], **options)
+    except InputError as error:
+        if len(cases) == 1:
+            raise
+        raise InputError(f'case {k + 1} of {len(cases)}: {error}') from error
 
 
 def tell(experiment: Experiment, source: given.Given, bits: np.ndarray, probability: np.ndarray) -> Found:
@@ -135,7 +150,7 @@ def load(source: str | os.PathLike, *, checkpoint: str = 'best', ensemble: Seque
         raise InputError(f'{folder}: is a file; name the work directory of a run')
     config = changed(load_config(folder), changes)
     start.start(config, folder)
-    chosen = members.choose([folder, *map(Path, ensemble)], checkpoint)
+    chosen = members.choose([folder, *(Path(path).expanduser() for path in ensemble)], checkpoint)
     network, used = prediction.restore(config, chosen)
     return Predictor(network, used, threading.Lock())
 

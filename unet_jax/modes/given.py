@@ -30,7 +30,10 @@ def take(experiment: Experiment, case: Source | Mapping[str, Source], *, spacing
     if spacing is not None and affine is not None:
         raise InputError('spacing and affine both say how large voxels are; give one of them')
     spacing = None if spacing is None else check_spacing(spacing)
-    if isinstance(case, (str, os.PathLike)):
+    held = experiment.format.volumetric and isinstance(case, Mapping) and not any(map(is_path, case.values()))
+    if affine is not None and not held:
+        raise InputError('affine says where arrays of a volume lie; files know it themselves, and images have none')
+    if is_path(case):
         return from_path(experiment, os.fspath(case), spacing)
     if experiment.format.volumetric:
         return from_sequences(experiment, case, spacing, affine)
@@ -38,6 +41,10 @@ def take(experiment: Experiment, case: Source | Mapping[str, Source], *, spacing
         case = stacked(experiment, case)
     array = numbers(case, 'the image')
     return Given(Content(experiment.format.from_array(array, experiment.settings.channels)), spacing, None, ())
+
+
+def is_path(value: Any) -> bool:
+    return isinstance(value, (str, os.PathLike))
 
 
 def check_spacing(spacing: Sequence[float]) -> tuple[float, float, float]:
@@ -139,7 +146,7 @@ def from_sequences(experiment: Experiment, case: Any, spacing: tuple[float, ...]
                          f'its folder; this is {type(case).__name__}')
     arrays, headers = {}, {}
     for name, value in ordered(experiment, case).items():
-        if isinstance(value, (str, os.PathLike)):
+        if is_path(value):
             path = Path(os.path.expanduser(value))
             arrays[name], headers[path] = nifti_file.read_image(path)
         else:
