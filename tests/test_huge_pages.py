@@ -61,8 +61,12 @@ def test_only_what_the_user_started_itself_starts_again(arguments, again, tmp_pa
 @pytest.mark.skipif(sys.platform != 'linux', reason='glibc is a matter of Linux')
 @pytest.mark.parametrize('start, again', [(['-um', 'program'], True), (['-m', 'pdb', '-m', 'program'], False)])
 def test_a_module_that_is_started_by_its_name_starts_again(start, again, tmp_path):
-    (tmp_path / 'program.py').write_text('import os\nfrom unet_jax import huge_pages\n'
-                                         'huge_pages.restart("-m program")\nprint("tunables:", os.environ.get("GLIBC_TUNABLES"))\n')
+    program = """import os
+from unet_jax import huge_pages
+huge_pages.restart('-m program')
+print('tunables:', os.environ.get('GLIBC_TUNABLES'))
+"""
+    (tmp_path / 'program.py').write_text(program)
     done = subprocess.run([sys.executable, *start], cwd=tmp_path, text=True, capture_output=True, input='continue\n',
                           env={'PYTHONPATH': f'{ROOT}:{tmp_path}'})
     assert f'tunables: {"glibc.malloc.hugetlb=1" if again else None}' in done.stdout, done.stdout + done.stderr
@@ -75,7 +79,7 @@ def test_a_module_that_is_started_by_its_name_starts_again(start, again, tmp_pat
     ('python - main.py', None), ('python -c main.py', None), ('python -O', None)])
 def test_what_an_interpreter_starts(command, file, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    assert huge_pages.started(command.split()) == (file if not file or '-m' in file else str(tmp_path / file))
+    assert huge_pages.started(command.split()) == (file if not file or '-m' in file else str(tmp_path.resolve() / file))
 
 
 @pytest.mark.parametrize('platform, given, added', [

@@ -45,20 +45,19 @@ def test_shipped_configs_ask_nothing_of_a_folder_called_configs():
 
 
 @pytest.mark.parametrize('given', ['phantom', 'phantom.py', 'configs/phantom.py', 'configs/phantom'])
-def test_a_shipped_config_is_found_by_name_from_anywhere_and_said(given, elsewhere, capsys):
+def test_a_shipped_config_is_found_by_name_from_anywhere_and_said(given, elsewhere):
     file = ROOT / 'configs/phantom.py'
-    assert shipped.find(given) == str(file) and f'config {given}: the shipped {file}' in capsys.readouterr().out
-    assert shipped.find(f'{given}:small') == f'{file}:small'
+    assert shipped.find(given) == (str(file), f'config {given}: the shipped {file}')
+    assert shipped.find(f'{given}:small')[0] == f'{file}:small'
 
 
-def test_a_file_of_the_users_counts_before_a_shipped_one_and_it_is_said(elsewhere, capsys):
-    assert shipped.find('configs/brats.py') == 'configs/brats.py'
-    assert f'your {elsewhere}/configs/brats.py, not the shipped {ROOT}/configs/brats.py' in capsys.readouterr().out
-    assert shipped.find('brats') == str(ROOT / 'configs/brats.py')  # by name alone no folder of theirs is looked into
+def test_a_file_of_the_users_counts_before_a_shipped_one_and_it_is_said(elsewhere):
+    path, told = shipped.find('configs/brats.py')
+    assert path == 'configs/brats.py'
+    assert told.endswith(f'your {elsewhere}/configs/brats.py, not the shipped {ROOT}/configs/brats.py')
+    assert shipped.find('brats')[0] == str(ROOT / 'configs/brats.py')  # a name alone is looked for in no folder
     (elsewhere / 'mine.py').touch()
-    capsys.readouterr()
-    assert shipped.find('mine') == 'mine.py' and shipped.find('mine.py:x') == 'mine.py:x'
-    assert not capsys.readouterr().out
+    assert shipped.find('mine') == ('mine.py', '') and shipped.find('mine.py:x') == ('mine.py:x', '')
     for wrong in ('brats2', 'elsewhere/brats.py', 'configs/brats.txt'):
         with pytest.raises(InputError, match=f'--config={wrong}: no such file, .*: brats, brats3d, coco'):
             shipped.find(wrong)

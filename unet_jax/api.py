@@ -159,7 +159,7 @@ def get_config(name: str | os.PathLike, changes: Changes = None) -> ConfigDict:
     """The config of a file, or of a shipped one by its name, 'phantom' or 'brats3d:small', with `changes`, such as
     {'data.root': 'brats', 'train.steps': 100}. Raises InputError for a config, a field or a value that there is not.
     """
-    path, _, argument = shipped.find(os.path.expanduser(name)).partition(':')
+    path, _, argument = shipped.find(os.path.expanduser(name))[0].partition(':')
     make = runpy.run_path(path)['get_config']
     return changed(make(argument) if argument else make(), changes)
 

@@ -110,7 +110,9 @@ def find_config(argv: Sequence[str]) -> list[str]:
         if part == '--':
             return [*found, part, *parts]
         if flag in ('--config', '-config') and (value := value if equals else next(parts, '')):
-            part = f'--config={shipped.find(expand(value, "config"))}'
+            path, told = shipped.find(expand(value, 'config'))
+            print(told, end='\n' if told else '')
+            part = f'--config={path}'
         found.append(part)
     return found
 

@@ -15,11 +15,12 @@ def names() -> dict[str, Path]:
     return {path.stem: path for path in sorted(folder.glob('*.py')) if path.stem != '__init__'}
 
 
-def find(given: str) -> str:
-    """The file of a config, with what `given` says behind a colon: FILE.py, FILE.py:small, or the same without .py.
+def find(given: str) -> tuple[str, str]:
+    """(the file of a config, with what `given` says behind a colon: FILE.py, FILE.py:small, or the same without .py;
+    what to tell of it, where it is not plain which file that is, else '').
 
-    A file of the user's counts before a shipped one of that name; brats and configs/brats.py name a shipped one. Where
-    that is not plain, a line says which was taken. Raises InputError where there is neither.
+    A file of the user's counts before a shipped one of that name; brats and configs/brats.py name a shipped one.
+    Raises InputError where there is neither.
     """
     path, colon, argument = given.partition(':')
     own = next((p for p in (path, f'{path}.py') if os.path.isfile(p)), None)
@@ -29,8 +30,7 @@ def find(given: str) -> str:
     if own is None and known is None:
         raise InputError(f'--config={given}: no such file, and none of the shipped configs is called so: '
                          f'{", ".join(names())}')
-    if own is None:
-        print(f'config {path}: the shipped {known}')
-    elif known and not os.path.samefile(own, known):
-        print(f'config {path}: your {os.path.abspath(own)}, not the shipped {known}')
-    return f'{own or known}{colon}{argument}'
+    told = f'config {path}: the shipped {known}' if own is None else ''
+    if own and known and not os.path.samefile(own, known):
+        told = f'config {path}: your {os.path.abspath(own)}, not the shipped {known}'
+    return f'{own or known}{colon}{argument}', told
