@@ -103,7 +103,7 @@ class Predictor(NamedTuple):
             with self.lock:
                 answers = list(image_kind.answer(self.network, wired))
             for one, answer in zip(taken, answers, strict=True):
-                yield tell(experiment, one, answer.bits, answer.probability())
+                yield tell(experiment, one, answer)
             return
         for one in taken:
             where = str(one.files[0]) if one.files else 'the volume'
@@ -111,8 +111,7 @@ class Predictor(NamedTuple):
             one = one._replace(content=one.content._replace(image=None, brain=None))  # whole volumes, needed no more
             with self.lock:
                 answer = volume_kind.answer(self.network, prepared.as_volume(case, experiment.settings), one)
-                probability = answer.probability()
-            yield tell(experiment, one, answer.bits, probability)
+            yield tell(experiment, one, answer)
 
 
 def take(experiment: Experiment, cases: Sequence[Any], k: int, **options) -> given.Given:
@@ -124,18 +123,18 @@ def take(experiment: Experiment, cases: Sequence[Any], k: int, **options) -> giv
         raise InputError(f'case {k + 1} of {len(cases)}: {error}') from error
 
 
-def tell(experiment: Experiment, source: given.Given, bits: np.ndarray, probability: np.ndarray) -> Found:
-    """bits (…), probability (…, R) -> all that follows from them."""
-    names, unsure = experiment.names, inference.uncertainty(probability)
-    masks = labels.region_masks(bits, experiment.region_bits)
+def tell(experiment: Experiment, source: given.Given, answer: inference.Segmented) -> Found:
+    """All that follows from an answer."""
+    names, unsure = experiment.names, inference.uncertainty(answer.probability)
+    masks = labels.region_masks(answer.bits, experiment.region_bits)
     voxel = np.prod(source.spacing) / 1000 if source.spacing else float('nan')  # ml
 
     def by_region(array: np.ndarray) -> dict[str, np.ndarray]:
         return {name: array[..., r] for r, name in enumerate(names)}
 
     volumes = {name: float(mask.sum() * voxel) for name, mask in by_region(masks).items()}
-    return Found(by_region(masks), by_region(probability), by_region(unsure), volumes,
-                 labels.to_ids(bits, experiment.classes), experiment, source)
+    return Found(by_region(masks), by_region(answer.probability), by_region(unsure), volumes,
+                 labels.to_ids(answer.bits, experiment.classes), experiment, source)
 
 
 def load(source: str | os.PathLike, *, checkpoint: str = 'best', ensemble: Sequence[str | os.PathLike] = (),

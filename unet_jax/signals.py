@@ -38,9 +38,8 @@ def handled(handle: Callable[[int], None]) -> Iterator[None]:
 def raised() -> Iterator[None]:
     """Either signal raises Interrupted, also while something is waited for."""
     def end(number: int) -> None:
-        program = '-m unet_jax' if sys.argv[0].endswith('__main__.py') else shlex.quote(sys.argv[0])
         raise Interrupted(f'{signal.Signals(number).name}: stopped, nothing is lost. To go on, run the same command '
-                          f'again: python {program} {shlex.join(sys.argv[1:])}')
+                          f'again: python {shlex.join(sys.argv)}')
 
     with handled(end):
         yield

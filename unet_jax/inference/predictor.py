@@ -32,10 +32,10 @@ class Predictor(NamedTuple):
     limits: Limits = Limits()  # of post-processing
 
 
-class Answer(NamedTuple):
-    """What a predictor finds in one image or volume, at the file's own size."""
+class Segmented(NamedTuple):
+    """What was found in a file, at its own size."""
     bits: np.ndarray  # (…) bit sets, post-processed
-    probability: Callable[[], np.ndarray]  # () -> (…, R) float32; of a volume fetched from the device when asked for
+    probability: np.ndarray  # (…, R) float32 of the regions, before; 0 where the network did not look
 
 
 def create(experiment: Experiment, *params: Any) -> Predictor:

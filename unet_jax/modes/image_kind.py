@@ -96,7 +96,7 @@ def predict(predictor: inference.Predictor, rows: pd.DataFrame) -> Iterator[tupl
 
 
 def answer(predictor: inference.Predictor, images: Sequence[tuple[np.ndarray, tuple[int, int]]]
-           ) -> Iterator[inference.Answer]:
+           ) -> Iterator[inference.Segmented]:
     """What the predictor finds in each of `images`, (`decode.to_wire` of it, its own height and width), in order."""
     if not images:
         return
@@ -105,4 +105,4 @@ def answer(predictor: inference.Predictor, images: Sequence[tuple[np.ndarray, tu
     rows, stacked = pd.DataFrame(shapes, columns=['height', 'width']), np.stack(wired)
     blank = np.zeros(stacked.shape[:3], labels.bits_dtype(len(experiment.classes)))
     for _, probability in inference.enlarged(predictor, cache.Samples(stacked, blank, rows)):
-        yield inference.Answer(inference.to_bits(experiment, probability), lambda found=probability: found)
+        yield inference.Segmented(inference.to_bits(experiment, probability), probability)

@@ -54,15 +54,14 @@ def reference(experiment: Experiment, row) -> np.ndarray:
 def segment_volume(predictor: inference.Predictor, volume: prepared.Volume, row, keep: tuple[bool, ...] | None = None
                    ) -> np.ndarray:
     """The predicted bit sets (X, Y, Z) of a case in the file's own voxels, from the modalities to `keep`."""
-    return answer(predictor, volume, row, keep).bits
+    return to_bits(predictor, sliding_window.segment(predictor, volume, keep=keep), row)
 
 
-def answer(predictor: inference.Predictor, volume: prepared.Volume, row, keep: tuple[bool, ...] | None = None
-           ) -> inference.Answer:
-    """What the predictor finds in a case, from the modalities to `keep`; `row` has the file's `spacing`."""
-    found = sliding_window.blend(predictor, volume, keep=keep)
+def answer(predictor: inference.Predictor, volume: prepared.Volume, row) -> inference.Segmented:
+    """What the predictor finds in a case; `row` has the file's `spacing`."""
+    found = sliding_window.blend(predictor, volume)
     bits = to_bits(predictor, sliding_window.masks(predictor, found), row)
-    return inference.Answer(bits, lambda: sliding_window.probabilities(found))
+    return inference.Segmented(bits, sliding_window.probability(found))
 
 
 def to_bits(predictor: inference.Predictor, masks: np.ndarray, row) -> np.ndarray:
@@ -161,4 +160,4 @@ def predict(predictor: inference.Predictor, rows: pd.DataFrame) -> Iterator[tupl
         except InputError as error:
             yield index, str(error)
         else:
-            yield index, segment_volume(predictor, volume, row)
+            yield index, answer(predictor, volume, row).bits
