@@ -20,7 +20,7 @@ $(error $(VENV) holds Python $(OTHER), not $(CHOSEN): make clean, or name anothe
 endif
 endif
 
-.PHONY: demo test test-oracles lint setup lock clean
+.PHONY: demo test test-oracles test-package lint setup lock clean
 
 demo: $(VENV)/ready
 	$(BIN)/python main.py --config configs/phantom.py
@@ -33,6 +33,10 @@ test: lint
 test-oracles: $(VENV)-oracles/ready $(VENV)-brats/ready
 	$(VENV)-brats/bin/python -m pytest -q -rs tests/test_matched.py
 	JAX_PLATFORMS=cpu $(VENV)-oracles/bin/python -m pytest -q -rs tests/test_overlap.py tests/test_surface.py
+
+# Wheel and sdist, installed into an empty environment and tried beside another project's configs/.
+test-package:
+	$(PYTHON) tests/try_package.py $(LOCK)
 
 $(VENV)-oracles/ready: $(LOCK) requirements-test.txt tests/oracles.txt
 	$(PYTHON) -m venv --clear $(VENV)-oracles

@@ -11,7 +11,7 @@ from absl import app, flags
 from absl import logging as absl_logging
 from ml_collections import ConfigDict, config_flags
 
-from unet_jax import signals
+from unet_jax import shipped, signals
 from unet_jax.config import FIELDS, build, check_name, flat, read_typed
 from unet_jax.errors import InputError
 from unet_jax.fields import truth
@@ -31,8 +31,8 @@ flags.DEFINE_float('memory', None, 'plan: GB that each device may use; all that 
 flags.DEFINE_list('allow_changes', [], 'train: fields in which a run that goes on may differ, as train.steps.')
 flags.DEFINE_boolean('distributed', None, 'One of several processes; found out under SLURM, Kubernetes and Cloud TPU.')
 # fields of the config are taken from the command line here, by its table, so ml_collections is shown none
-config_flags.DEFINE_config_file('config', None, 'A file of configs/; a work directory has its own, saved, config.',
-                                sys_argv=[])
+config_flags.DEFINE_config_file('config', None, 'A file, or a shipped config by its name; a work directory has its '
+                                'own, saved, config.', sys_argv=[])
 FLAGS = flags.FLAGS
 OVERRIDE = re.compile(r'--?(no)?config\.([^=]+)(?:=(.*))?', re.DOTALL)
 
@@ -44,7 +44,7 @@ def parse(argv: list[str]) -> list[str]:
     """
     rest, typed = take_fields(FLAGS.read_flags_from_files(argv, force_gnu=True))
     FLAGS.set_gnu_getopt()  # flags may stand behind inputs
-    extra = FLAGS([rest[0], *(expand_config(part) for part in rest[1:])])[1:]
+    extra = FLAGS(find_config(rest))[1:]
     for name in ('workdir', 'output'):
         if FLAGS[name].value:
             FLAGS[name].value = expand(FLAGS[name].value, name)
@@ -109,10 +109,19 @@ def expand(path: str, flag: str) -> str:
     return found
 
 
-def expand_config(part: str) -> str:
-    """An argument, with the home folder in the path that --config=PATH names, as absl opens it at once."""
-    flag, equals, value = part.partition('=')
-    return f'{flag}={expand(value, "config")}' if equals and flag in ('--config', '-config') else part
+def find_config(argv: Sequence[str]) -> list[str]:
+    """The command line with the file that --config means (`shipped.find`), which absl opens at once."""
+    found, parts = [], iter(argv)
+    for part in parts:
+        flag, equals, value = part.partition('=')
+        if part == '--':
+            return [*found, part, *parts]
+        if flag in ('--config', '-config') and (value := value if equals else next(parts, '')):
+            path, told = shipped.find(expand(value, 'config'))
+            print(told, end='\n' if told else '')
+            part = f'--config={path}'
+        found.append(part)
+    return found
 
 
 def main(argv: list[str]) -> None:

@@ -18,6 +18,7 @@ from ml_collections import ConfigDict
 
 from unet_jax.config import FIELDS, build, default, flat
 from unet_jax.errors import InputError
+from unet_jax.shipped import PROGRAM
 from unet_jax.text_file import write_text
 
 # Fields of the network and its input, in which runs must be alike to be used together, and those that are free
@@ -71,7 +72,7 @@ def load_config(workdir: Path) -> ConfigDict:
         values = json.loads(path.read_text(encoding='utf-8'))
     except FileNotFoundError as error:
         raise InputError(f'{path}: no such file, so {workdir} is no work directory; train first: '
-                         f'python main.py --config=configs/phantom.py --workdir={workdir}') from error
+                         f'{PROGRAM} --config=configs/phantom.py --workdir={workdir}') from error
     except (OSError, ValueError) as error:
         raise InputError(f'{path}: cannot be read as JSON ({error})') from error
     if not isinstance(values, dict):

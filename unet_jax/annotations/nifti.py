@@ -1,5 +1,6 @@
 """BraTS releases in NIfTI, and task 1 of the Medical Segmentation Decathlon: a case is a volume of four sequences."""
 import logging
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -112,27 +113,43 @@ def read_case(root: str | Path, row) -> Case:
     modality. Where a border is made of no such number, a warning says so and all of the volume is brain.
     Raises InputError for damaged files, values that are not finite, and labels that are not of the release.
     """
-    root, shape = Path(root), (row.height, row.width, row.depth)
-    image, inside, header = np.zeros((*shape, len(row.modalities)), np.float32), np.zeros(shape, bool), None
-    for c, place in enumerate(row.modalities.values()):
-        if place is None:
-            continue
-        path = annotation_frame.locate(root, place if isinstance(place, str) else place['file'])
-        if header is None or isinstance(place, str):  # a 4-D file is read once
-            volume, header = read_image(path)
-        channel = volume if isinstance(place, str) else volume[..., place['index']]
-        if channel.shape != shape:
-            raise InputError(f'{path}: shape {channel.shape}; annotated as {shape}')
-        outside = brain.level(channel)
-        if outside is None:
-            log.warning('%s: no one number makes up a quarter of its border, so nothing tells where the brain ends '
-                        'and all of the volume is taken for brain. Strip the skull, or set what is outside to 0', path)
-        inside |= True if outside is None else channel != outside
-        image[..., c] = channel
-    image[~inside] = 0
+    root, shape, header = Path(root), (row.height, row.width, row.depth), None
+
+    def channels() -> Iterator[tuple[Path | None, np.ndarray | None]]:
+        nonlocal header
+        for place in row.modalities.values():
+            if place is None:
+                yield None, None
+                continue
+            path = annotation_frame.locate(root, place if isinstance(place, str) else place['file'])
+            if header is None or isinstance(place, str):  # a 4-D file is read once
+                volume, header = read_image(path)
+            yield path, volume if isinstance(place, str) else volume[..., place['index']]
+
+    image, inside = assemble(channels(), shape, len(row.modalities))
     allowed = schemas.classes(row.schema) if row.schema in SCHEMAS else None
     label = read_label(annotation_frame.locate(root, row.label), allowed)[0] if row.label else None
     return Case(image, label, header.affine, header.nifti, inside)
+
+
+def assemble(channels: Iterable[tuple[object, np.ndarray | None]], shape: tuple[int, int, int], count: int
+             ) -> tuple[np.ndarray, np.ndarray]:
+    """(image (X, Y, Z, C) float32, brain (X, Y, Z) bool) of (its name, its voxels or None) of each of `count`
+    sequences in turn; see `read_case`. Raises InputError for one that is not of `shape`."""
+    image, inside = np.zeros((*shape, count), np.float32), np.zeros(shape, bool)
+    for c, (name, channel) in enumerate(channels):
+        if channel is None:
+            continue
+        if channel.shape != shape:
+            raise InputError(f'{name}: shape {channel.shape}; expected {shape}, as the others of its case have')
+        outside = brain.level(channel)
+        if outside is None:
+            log.warning('%s: no one number makes up a quarter of its border, so nothing tells where the brain ends '
+                        'and all of the volume is taken for brain. Strip the skull, or set what is outside to 0', name)
+        inside |= True if outside is None else channel != outside
+        image[..., c] = channel
+    image[~inside] = 0
+    return image, inside
 
 
 def check_intensities(frame: pd.DataFrame, root: str | Path, *, most: int = 5, on_error: str = 'raise',

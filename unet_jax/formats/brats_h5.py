@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 from ml_collections import ConfigDict
 
-from unet_jax.annotations import brats_h5, schemas
+from unet_jax.annotations import brats_h5, brats_h5_file, schemas
 from unet_jax.annotations import frame as frames
 from unet_jax.errors import InputError
 from unet_jax.formats import coco, inputs
@@ -56,5 +56,6 @@ FORMAT = coco.FORMAT._replace(
     find=lambda sources, data: inputs.find_images(sources, ENDINGS, 'an HDF5 slice'),
     dtype=np.float16,
     unspaced=False,  # 1 mm, as all of BraTS
+    from_array=brats_h5_file.from_array,
     channels=(4,),
 )

@@ -39,9 +39,10 @@ def write_png(path: Path, ids: np.ndarray, *, like: Path | None = None) -> None:
     part.replace(path)
 
 
-def write_nifti(path: Path, ids: np.ndarray, *, like: Path) -> None:
-    """Label numbers (X, Y, Z) as uint8 NIfTI with the affine and header of the file `like`; no scaling is kept."""
-    _, affine, _, header = read_header(like)
+def write_nifti(path: Path, ids: np.ndarray, *, like: Path | np.ndarray) -> None:
+    """Label numbers (X, Y, Z) as uint8 NIfTI with the affine and header of the file `like`, or with that affine; no
+    scaling is kept."""
+    affine, header = (like, None) if isinstance(like, np.ndarray) else read_header(like)[1::2]
     image = nibabel.Nifti1Image(ids, affine, header)
     image.header['cal_min'] = image.header['cal_max'] = 0  # the window that the input is best shown with
     image.header.set_slope_inter(1, 0)

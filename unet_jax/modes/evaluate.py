@@ -22,6 +22,7 @@ from unet_jax.modes import kinds, volume_kind
 from unet_jax.modes.annotate import check_data
 from unet_jax.pipeline import cache, prepared
 from unet_jax.report import html
+from unet_jax.shipped import PROGRAM
 from unet_jax.training import processes
 from unet_jax.workdir import inference_config, write_text
 
@@ -168,7 +169,7 @@ def command(chosen: Sequence[members.Member], *, subset: str, which: str) -> str
     flags = [f'--workdir={first}', '--mode=evaluate', f'--subset={subset}']
     flags += [f'--checkpoint={which}'] * (which != 'best')
     flags += [f'--ensemble={",".join(map(str, others))}'] * bool(others)
-    return shlex.join(['python', 'main.py', *flags])
+    return f'{PROGRAM} {shlex.join(flags)}'
 
 
 def chosen_examples(predictor: inference.Predictor, samples: cache.Samples | prepared.Volumes,

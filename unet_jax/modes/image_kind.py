@@ -1,7 +1,7 @@
 """Images and slices on their way through the modes, decoded whole, segmented in batches: the functions of
 `kinds.Kind`."""
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -133,16 +133,27 @@ def predict(predictor: inference.Predictor, rows: pd.DataFrame
                 where.append(index)
             except InputError as error:
                 yield index, str(error), None
-        if not where:
-            continue
-        images = [decode.to_wire(content.image, settings) for content in read]
-        found = rows.iloc[where].assign(height=[content.image.shape[0] for content in read],
-                                        width=[content.image.shape[1] for content in read])
-        blank = np.zeros((len(where), *settings.size), labels.bits_dtype(len(experiment.classes)))
-        near = slices.near(found, settings.neighbours) if of_patients(experiment) else None
-        scale = slices.scale(np.stack(images), found.group) if settings.patient else None
-        for k, bits in inference.segment(predictor, cache.Samples(np.stack(images), blank, found, {}, near, scale)):
-            yield where[k], bits, read[k]
+        images = [content.image for content in read]
+        for index, found, content in zip(where, answer(predictor, images, rows.iloc[where]), read, strict=True):
+            yield index, found.bits, content
+
+
+def answer(predictor: inference.Predictor, images: Sequence[np.ndarray], rows: pd.DataFrame
+           ) -> Iterator[inference.Segmented]:
+    """What the predictor finds in each of `images`, (H, W, C) as `Format.read` gives them, in order.
+
+    rows: of each its case, group and slice, by which patients are told where the network looks at them.
+    """
+    if not images:
+        return
+    experiment, settings = predictor.experiment, predictor.experiment.settings
+    rows = rows.assign(height=[image.shape[0] for image in images], width=[image.shape[1] for image in images])
+    wired = np.stack([decode.to_wire(image, settings) for image in images])
+    blank = np.zeros((len(images), *settings.size), labels.bits_dtype(len(experiment.classes)))
+    near = slices.near(rows, settings.neighbours) if of_patients(experiment) else None
+    scale = slices.scale(wired, rows.group) if settings.patient else None
+    for _, probability in inference.enlarged(predictor, cache.Samples(wired, blank, rows, {}, near, scale)):
+        yield inference.Segmented(inference.to_bits(experiment, probability), probability)
 
 
 def together(experiment: Experiment, rows: pd.DataFrame) -> Iterator[list[int]]:

@@ -25,12 +25,19 @@ def predict(config: ConfigDict, folder: Path, *, sources: Sequence[str], output:
     """Segments image files, HDF5 slices or folders of volumes with the checkpoints `which` of `folder`, and of the
     work directories `ensemble`. Of several processes all restore, and the first segments."""
     chosen = members.choose([folder, *map(Path, ensemble)], which)
-    predictor, used, home = inference.restore_members(config, chosen), members.told(chosen), members.home(chosen)
-    if predictor.experiment.config.evaluation.postprocess and predictor.experiment.format.volumetric:
-        predictor = predictor._replace(limits=volume_kind.limits(predictor, home, used, None))
-        used = f'{used}, post-processed: {predictor.limits}, in mm³'
-    target = Path(output) if output else home / 'predictions'
+    predictor, used = restore(config, chosen)
+    target = Path(output) if output else members.home(chosen) / 'predictions'
     processes.by_the_first(lambda: write(predictor, sources, target, used), 'predict')
+
+
+def restore(config: ConfigDict, chosen: Sequence[members.Member]) -> tuple[inference.Predictor, str]:
+    """(what predicts, with its limits of post-processing; the words that say which checkpoints that is)."""
+    predictor, used = inference.restore_members(config, chosen), str(members.told(chosen))
+    if predictor.experiment.config.evaluation.postprocess and predictor.experiment.format.volumetric:
+        predictor = predictor._replace(limits=volume_kind.limits(predictor, members.home(chosen), members.told(chosen),
+                                                                 None))
+        used = f'{used}, post-processed: {predictor.limits}, in mm³'
+    return predictor, used
 
 
 def write(predictor: inference.Predictor, sources: Sequence[str], output: Path, used: str) -> None:

@@ -20,6 +20,7 @@ from unet_jax.experiment import Experiment, create, init_params, settle
 from unet_jax.modes import kinds
 from unet_jax.modes.annotate import annotate, check_data
 from unet_jax.pipeline import stream
+from unet_jax.shipped import PROGRAM
 from unet_jax.training import checkpoint, loop, optimizer, processes, state, together
 
 log = logging.getLogger('unet_jax')
@@ -34,11 +35,11 @@ SAFE = ('data.cache', 'data.cache_limit', 'data.root', 'train.checkpoint_every',
 
 
 @lock.writer
-def train(config: ConfigDict, folder: Path, *, allow: tuple[str, ...] = ()) -> None:
+def train(config: ConfigDict, folder: Path, *, allow: tuple[str, ...] = ()) -> bool:
     """Trains, or goes on, and evaluates the best checkpoint on the test subset. Called by every process together.
 
     A run goes on only with the config it was started with, but for fields that change no step and those in `allow`,
-    and with the same data, wherever they lie.
+    and with the same data, wherever they lie. Returns whether it came to the end, and was not interrupted before.
     """
     loop.create_mesh(config)  # what does not divide over the devices is refused before any work
     resumed = (folder / 'config.json').exists()
@@ -60,13 +61,14 @@ def train(config: ConfigDict, folder: Path, *, allow: tuple[str, ...] = ()) -> N
         finished = together.train(members) if config.train.seeds else loop.train(*members[0])
         if not finished:
             if not jax.process_index():
-                print('Interrupted and saved. To go on: python main.py --mode=train '
+                print(f'Interrupted and saved. To go on: {PROGRAM} --mode=train '
                       f'--workdir={shlex.quote(str(folder))}')
-            return
+            return False
         from unet_jax.modes.evaluate import evaluate  # a second of imports that the first step need not wait for
         subset = 'test' if (frame.subset == 'test').any() else config.train.validate
         for member in members:
             evaluate(member.experiment.config, member.folder, subset=subset, which='best')
+        return True
 
 
 def warn_of_unscored(config: ConfigDict, frame: pd.DataFrame) -> None:

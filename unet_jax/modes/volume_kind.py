@@ -60,6 +60,13 @@ def segment_volume(predictor: inference.Predictor, volume: prepared.Volume, row,
     return to_bits(predictor, sliding_window.segment(predictor, volume, keep=keep), row)
 
 
+def answer(predictor: inference.Predictor, volume: prepared.Volume, row) -> inference.Segmented:
+    """What the predictor finds in a case; `row` has the file's `spacing`."""
+    found = sliding_window.blend(predictor, volume)
+    bits = to_bits(predictor, sliding_window.masks(predictor, found), row)
+    return inference.Segmented(bits, sliding_window.probability(found))
+
+
 def to_bits(predictor: inference.Predictor, masks: np.ndarray, row) -> np.ndarray:
     """Region masks (X, Y, Z, R) of a case -> bit sets (X, Y, Z), post-processed."""
     experiment = predictor.experiment
@@ -159,4 +166,4 @@ def predict(predictor: inference.Predictor, rows: pd.DataFrame
         except InputError as error:
             yield index, str(error), None
         else:
-            yield index, segment_volume(predictor, volume, row), content
+            yield index, answer(predictor, volume, row).bits, content

@@ -5,7 +5,7 @@ of each class in turn, and grid.json, which leads back to the file's own voxels.
 at, three memory maps each, so that a thousand of them need neither memory nor open files.
 """
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import closing
 from pathlib import Path
 from typing import NamedTuple
@@ -151,7 +151,12 @@ def open_volume(folder: Path) -> Volume:
 
 def in_memory(content: Content, row, settings: Settings) -> Volume:
     """A case that was read, prepared without the cache, to be segmented: without the places of its classes."""
-    image, label, grid = prepare_content(content, row, settings)
+    return as_volume(prepare_content(content, settings, spacing=row.spacing, where=named(row, settings)), settings)
+
+
+def as_volume(case: tuple[np.ndarray, np.ndarray, Grid], settings: Settings) -> Volume:
+    """What `prepare` gave, in memory, without the places of its classes."""
+    image, label, grid = case
     return Volume(image, label, np.zeros((0, 3), np.uint16), (0,) * len(settings.classes), grid)
 
 
@@ -167,22 +172,30 @@ def write(folder: Path, case: tuple[np.ndarray, np.ndarray, Grid], classes: int)
     (folder / 'grid.json').write_text(json.dumps(grid._asdict() | {'counts': [len(places) for places in kept]}))
 
 
+def named(row, settings: Settings) -> str:
+    """A case as messages name it."""
+    return f'{Path(settings.root) / row.path} ({row.case})'
+
+
 def prepare(row, settings: Settings) -> tuple[np.ndarray, np.ndarray, Grid]:
     """`prepare_content` of what the files of a row of `rows` hold."""
-    return prepare_content(formats.named(settings.format).read(settings.root, row, settings.channels), row, settings)
+    content = formats.named(settings.format).read(settings.root, row, settings.channels)
+    return prepare_content(content, settings, spacing=row.spacing, where=named(row, settings))
 
 
-def prepare_content(case: Content, row, settings: Settings) -> tuple[np.ndarray, np.ndarray, Grid]:
+def prepare_content(case: Content, settings: Settings, *, spacing: Sequence[float], where: str
+                    ) -> tuple[np.ndarray, np.ndarray, Grid]:
     """(image (X, Y, Z, C) float16, label (X, Y, Z) bit sets, where they lie in the file) of a case.
 
-    Each modality has mean 0 and standard deviation 1 inside the brain, which is where any of them is not the
-    background (`brain.level`), and 0 outside. Raises InputError for a case without a brain.
+    spacing: the file's mm along its axes; `where` names the case in messages. Each modality has mean 0 and standard
+    deviation 1 inside the brain, which is where any of them is not the background (`brain.level`), and 0 outside.
+    Raises InputError for a case without a brain.
     """
     codes = ''.join(nibabel.aff2axcodes(case.affine))
     turned = settings.orientation or codes
     image, brain = turn(case.image, codes, to=turned), turn(case.brain, codes, to=turned)
     if not brain.any():
-        raise InputError(f'{Path(settings.root) / row.path}: no voxel of {row.case} is other than the background')
+        raise InputError(f'{where}: no voxel is other than the background')
     low, high = bounds(brain)
     box = tuple(map(slice, low, high))
     image = standardise(image[box], brain[box])
@@ -192,7 +205,7 @@ def prepare_content(case: Content, row, settings: Settings) -> tuple[np.ndarray,
         for k, category in enumerate(settings.classes):
             label[ids == category] = 1 << k
     if settings.spacing:
-        spacing = turned_spacing(row.spacing, codes, to=turned)
+        spacing = turned_spacing(spacing, codes, to=turned)
         shape = tuple(max(1, round(n * own / wanted))
                       for n, own, wanted in zip(label.shape, spacing, settings.spacing, strict=True))
         masks = labels.region_masks(label, tuple(1 << k for k in range(len(settings.classes)))).astype(np.float32)

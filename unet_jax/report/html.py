@@ -22,6 +22,7 @@ from unet_jax.report import overlays, viewer
 from unet_jax.report.curves import curves, dice_distribution, svg
 from unet_jax.report.scores import headline, metrics_table, number
 from unet_jax.report.style import STYLE
+from unet_jax.shipped import PROGRAM
 from unet_jax.workdir import read_lines, write_text
 
 KINDS = {'worst': 'lowest Dice', 'median': 'around the median', 'best': 'highest Dice'}
@@ -73,7 +74,7 @@ def write(folder: Path, subset: str, examples: Sequence[Example], *, run: Path |
     workdir, pictures = Path(run or folder), folder / 'pictures'
     summary = _json(folder / 'evaluation' / subset / 'summary.json')
     rows = _cases(folder / 'evaluation' / subset / 'cases.csv')
-    start = f'python main.py --workdir={shlex.quote(str(workdir))}'
+    start = f'{PROGRAM} --workdir={shlex.quote(str(workdir))}'
     evaluate = again or f'{start} --mode=evaluate --subset={shlex.quote(subset)}'
     todo = f'Not evaluated on the {escape(subset)} subset yet. Run <code>{escape(evaluate)}</code>'
     unscored = f'Unscored: no case of the {escape(subset)} subset has an annotation' if summary and \

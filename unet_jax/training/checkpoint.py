@@ -21,6 +21,7 @@ from jax.sharding import Sharding
 from orbax.checkpoint import v1 as ocp
 
 from unet_jax.errors import InputError
+from unet_jax.shipped import PROGRAM
 from unet_jax.training import processes
 from unet_jax.training.state import State
 from unet_jax.workdir import write_text
@@ -161,7 +162,7 @@ def choose(folder: Path, which: str) -> int:
     """
     available = steps(folder)
     if not available:
-        raise InputError(f'{folder}: holds no checkpoint; train first: python main.py --config=… --workdir=…')
+        raise InputError(f'{folder}: holds no checkpoint; train first: {PROGRAM} --config=… --workdir=…')
     step = None
     if which == 'latest':
         step = newest_intact(folder)
