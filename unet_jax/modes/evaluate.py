@@ -14,33 +14,51 @@ from unet_jax.annotations import labels
 from unet_jax.errors import InputError
 from unet_jax.evaluation import cases, modalities, table
 from unet_jax.evaluation import summary as summaries
-from unet_jax.experiment import Experiment
-from unet_jax.inference import members
+from unet_jax.experiment import Experiment, read_frame
+from unet_jax.inference import members, model_file
 from unet_jax.inference import predictor as inference
-from unet_jax.modes import kinds, volume_kind
+from unet_jax.modes import compare, kinds, volume_kind
 from unet_jax.modes.annotate import check_data
 from unet_jax.pipeline import cache, prepared
 from unet_jax.report import html
 from unet_jax.training import processes
 from unet_jax.workdir import inference_config, write_text
 
+SPLIT = ('split', 'split_seed', 'split_file', 'folds', 'fold', 'group_pattern')  # of config.data
 
-@lock.writer
-def evaluate(config: ConfigDict, folder: Path, *, subset: str, which: str, ensemble: Sequence[str] = ()) -> None:
+
+def evaluate(config: ConfigDict, folder: Path, *, subset: str, which: str, ensemble: Sequence[str] = (),
+             output: str | None = None, other: str | None = None) -> None:
     """Scores a checkpoint, or the average of several, on a subset: table, masks, pictures and the report, in `folder`
-    for a single checkpoint, else in a folder of its own, `members.home`.
+    for a single checkpoint, else in a folder of its own, `members.home`; or in `output`.
+
+    `folder` and those of `ensemble` may be model files. The cases are those of the run in `folder`; of a model file
+    those of config.data.root. `other` is a result to compare with (`compare.compare`) in the report.
 
     Called by every process together: each scores its share of the cases, process 0 writes the tables. Raises
     InputError for runs that were trained on what is scored, but for a run alone on a subset of its own.
     """
-    config = inference_config(folder, config)
+    if model_file.is_model(folder):
+        members.target(members.choose([folder], which), output)  # asks for it
+    with lock.held(Path(output) if model_file.is_model(folder) else folder):
+        score(config, folder, subset=subset, which=which, ensemble=ensemble, output=output, other=other)
+
+
+def score(config: ConfigDict, folder: Path, *, subset: str, which: str, ensemble: Sequence[str], output: str | None,
+          other: str | None) -> None:
+    """`evaluate`, as the one that writes."""
+    given, config = config, inference_config(folder, config)
     chosen = members.choose([folder, *map(Path, ensemble)], which)
-    home, used = members.home(chosen), members.told(chosen)
-    frame = frames.load(folder / 'annotations.parquet')
+    home, used = members.target(chosen, output), members.told(chosen)
+    if model_file.is_model(folder):
+        config = split_as(given, config)
+        frame = read_frame(config)
+    else:
+        frame = frames.load(folder / 'annotations.parquet')
     scored = frame[frame.subset == subset]
     if len(members.runs(chosen)) > 1:
         members.check_unseen(chosen, scored, f'--subset={subset} scores')
-    if config.evaluation.postprocess:
+    if config.evaluation.postprocess and not model_file.is_model(folder):
         check_tuning(chosen, frame[frame.subset == config.train.validate], config)
     predictor = inference.restore_members(config, chosen)
     experiment = predictor.experiment
@@ -49,13 +67,15 @@ def evaluate(config: ConfigDict, folder: Path, *, subset: str, which: str, ensem
     rows = cases.by_case(found[found.subset == subset].reset_index(drop=True))
     if rows.empty:
         raise InputError(f'--subset={subset}: no such images; there are {found.subset.value_counts().to_dict()}')
-    processes.by_the_first(lambda: check_data(config, folder), 'data')
+    if not model_file.is_model(folder):
+        processes.by_the_first(lambda: check_data(config, folder), 'data')
     with processes.first_process_first('samples'):
         samples, skipped = open_whole(data, experiment, rows, total=len(found))
         if config.evaluation.postprocess:
             valid = found[found.subset == config.train.validate].reset_index(drop=True)
             home.mkdir(parents=True, exist_ok=True)
-            predictor = predictor._replace(limits=volume_kind.limits(predictor, home, used, valid))
+            tuned = folder if model_file.is_model(folder) else home
+            predictor = predictor._replace(limits=volume_kind.limits(predictor, tuned, used, valid))
     masks = home / 'predictions' / subset
     mine = data.part(samples, cases.share(samples.rows, jax.process_index(), jax.process_count()))
     lines = processes.gather([line for case in data.segment(predictor, mine, masks)
@@ -63,10 +83,18 @@ def evaluate(config: ConfigDict, folder: Path, *, subset: str, which: str, ensem
     wanted = config.evaluation.modality_subsets
     fewer = processes.gather(volume_kind.with_modality_subsets(predictor, mine) if wanted else [])
     if not jax.process_index():
-        told = {'subset': subset, 'checkpoint': used, **about(chosen, config, subset),
+        told = {'subset': subset, 'checkpoint': used, **about(chosen, config, subset, scored),
                 **({'skipped': skipped} if skipped else {})}
-        write(predictor, samples, chosen, pd.DataFrame(lines), pd.DataFrame(fewer), told, which=which)
+        write(predictor, samples, chosen, pd.DataFrame(lines), pd.DataFrame(fewer), told, which=which, home=home,
+              other=other)
     processes.wait_for_all('report')  # jax ends the first process where the others leave it alone for 5 minutes
+
+
+def split_as(given: ConfigDict, config: ConfigDict) -> ConfigDict:
+    """`config` with the data split as `given` says: a model file is scored on whatever data are at hand."""
+    found = config.copy_and_resolve_references()
+    found.data.update({name: given.data[name] for name in SPLIT})
+    return found
 
 
 def check_tuning(chosen: Sequence[members.Member], rows: pd.DataFrame, config: ConfigDict) -> None:
@@ -80,23 +108,28 @@ def check_tuning(chosen: Sequence[members.Member], rows: pd.DataFrame, config: C
                          'config.train.validate')
 
 
-def about(chosen: Sequence[members.Member], config: ConfigDict, subset: str) -> dict:
+def about(chosen: Sequence[members.Member], config: ConfigDict, subset: str, scored: pd.DataFrame) -> dict:
     """What a summary must say of the members: which they are, and whether the cases are new to them."""
     known = {config.train.validate: 'the best checkpoint was chosen by these cases',
              'train': 'the run was trained on these cases'}
     told = {'seen': known[subset]} if subset in known else {}
+    if model_file.is_model(chosen[0].folder):  # the data may be others than the run's
+        met = members.common(members.used_by(chosen[0].folder), scored)
+        told = {'seen': f'the model was trained on or chosen by cases of the names of {len(met)} of these '
+                        f'{scored.case.nunique()}, such as {", ".join(met[:3])}'} if met else {}
     if len(chosen) > 1:
         told['members'] = [{'run': str(m.folder), 'checkpoint': m.step} for m in chosen]
     return told
 
 
 def write(predictor: inference.Predictor, samples: cache.Samples | prepared.Volumes,
-          chosen: Sequence[members.Member], scores: pd.DataFrame, fewer: pd.DataFrame, told: dict, *, which: str
-          ) -> None:
-    """cases.csv, summary.json, modalities.csv and the report of the scores of all cases; prints the tables."""
+          chosen: Sequence[members.Member], scores: pd.DataFrame, fewer: pd.DataFrame, told: dict, *, which: str,
+          home: Path, other: str | None = None) -> None:
+    """cases.csv, summary.json, modalities.csv and the report of the scores of all cases, into `home`; prints the
+    tables. `other`: a result to compare with."""
     experiment = predictor.experiment
     settings, seed = experiment.config.evaluation, experiment.config.seed
-    home, subset = members.home(chosen), told['subset']
+    subset = told['subset']
     target, masks = home / 'evaluation' / subset, home / 'predictions' / subset
     units = 'mm' if experiment.format.stacked else 'px'
     summary = summaries.summarise(scores, convention=settings.convention, units=units, seed=seed,
@@ -109,8 +142,10 @@ def write(predictor: inference.Predictor, samples: cache.Samples | prepared.Volu
     before = summaries.read_summary(target).get('checkpoint', told['checkpoint'])
     summaries.write(target, scores, summary)
     examples = [] if summary.get('unscored') else chosen_examples(predictor, samples, scores, masks)
-    report = html.write(home, subset, examples, run=chosen[0].folder, again=command(chosen, subset, which))
     print(table.text(summary))
+    if other:
+        compare.compare(home, other, subset=subset)
+    report = html.write(home, subset, examples, run=chosen[0].folder, again=command(chosen, subset, which, home))
     if len(fewer) and not summary.get('unscored'):
         write_text(target / 'modalities.csv', fewer.to_csv(index=False))
         print(modalities.text(fewer, convention=settings.convention, seed=seed))
@@ -124,12 +159,13 @@ def write(predictor: inference.Predictor, samples: cache.Samples | prepared.Volu
           f'Report: {report}')
 
 
-def command(chosen: Sequence[members.Member], subset: str, which: str) -> str:
+def command(chosen: Sequence[members.Member], subset: str, which: str, home: Path) -> str:
     """What evaluates the same again."""
     first, *others = members.runs(chosen)
     flags = [f'--workdir={first}', '--mode=evaluate', f'--subset={subset}']
     flags += [f'--checkpoint={which}'] * (which != 'best')
     flags += [f'--ensemble={",".join(map(str, others))}'] * bool(others)
+    flags += [f'--output={home}'] * (home != members.home(chosen))
     return shlex.join(['python', 'main.py', *flags])
 
 

@@ -21,13 +21,13 @@ from unet_jax.training import processes
 def predict(config: ConfigDict, folder: Path, *, sources: Sequence[str], output: str | None, which: str,
             ensemble: Sequence[str] = ()) -> None:
     """Segments image files, HDF5 slices or folders of volumes with the checkpoints `which` of `folder`, and of the
-    work directories `ensemble`. Of several processes all restore, and the first segments."""
+    work directories `ensemble`; each may be a model file. Of several processes all restore, and the first segments."""
     chosen = members.choose([folder, *map(Path, ensemble)], which)
+    target = members.target(chosen, output, 'predictions')
     predictor, used, home = inference.restore_members(config, chosen), members.told(chosen), members.home(chosen)
     if predictor.experiment.config.evaluation.postprocess and predictor.experiment.format.volumetric:
         predictor = predictor._replace(limits=volume_kind.limits(predictor, home, used, None))
         used = f'{used}, post-processed: {predictor.limits}, in mm³'
-    target = Path(output) if output else home / 'predictions'
     processes.by_the_first(lambda: write(predictor, sources, target, used), 'predict')
 
 

@@ -10,6 +10,7 @@ from ml_collections import ConfigDict
 
 from unet_jax import config_check, folders, formats
 from unet_jax.errors import InputError
+from unet_jax.inference import model_file
 from unet_jax.pipeline import cache_limit
 from unet_jax.training import processes
 
@@ -42,7 +43,7 @@ def start(config: ConfigDict, folder: Path, *, distributed: bool | None = False,
 def make_absolute(config: ConfigDict, folder: Path) -> None:
     """Paths of `config.data` as seen from anywhere, since a work directory is used from other folders later; data that
     the project makes lie in `folder`."""
-    if formats.named(config.data.format).make and not config.data.root:
+    if formats.named(config.data.format).make and not config.data.root and not model_file.is_model(folder):
         config.data.root = str(folder / 'phantoms')
     for field in ('root', 'cache', 'split_file'):
         if config.data[field]:
@@ -54,8 +55,10 @@ def try_ends(config: ConfigDict, folder: Path, mode: str, output: str | None) ->
 
     A mode that needs a work directory which is not there says so itself.
     """
-    if mode == 'predict' and output:
-        folders.check_writable(output, '--output')
+    if mode in ('predict', 'evaluate', 'export') and output:
+        folders.check_writable(Path(output).parent if mode == 'export' else output, '--output')
+    elif mode in ('predict', 'evaluate') and model_file.is_model(folder):
+        pass  # the mode itself asks for an --output
     elif mode in ('annotate', 'train') or mode in WRITTEN and os.path.lexists(folder):
         for name in WRITTEN[mode]:
             folders.check_writable(folder / name, '--workdir')

@@ -12,7 +12,7 @@ from unet_jax.annotations import labels, nifti_file
 from unet_jax.errors import InputError
 from unet_jax.evaluation import cases, modalities, overlap, tuning
 from unet_jax.experiment import Experiment
-from unet_jax.inference import postprocess, sliding_window
+from unet_jax.inference import model_file, postprocess, sliding_window
 from unet_jax.inference import predictor as inference
 from unet_jax.pipeline import patches, prepared
 from unet_jax.progress import bar
@@ -111,7 +111,10 @@ def limits(predictor: inference.Predictor, folder: Path, used: int | str, valid:
     config, path = predictor.experiment.config.evaluation, folder / 'postprocess.json'
     made = {'checkpoint': used, 'convention': config.convention, 'threshold': config.threshold, 'flips': config.flips,
             'overlap': config.overlap}
-    known = json.loads(path.read_text(encoding='utf-8')) if path.exists() else {}
+    if model_file.is_model(folder):
+        known = model_file.read_json(folder, path.name) or {}
+    else:
+        known = json.loads(path.read_text(encoding='utf-8')) if path.exists() else {}
     if made.items() <= known.items():
         return postprocess.Limits(known['component'], known['enhancing'])
     if valid is None or valid.empty:
