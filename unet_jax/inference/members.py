@@ -1,6 +1,7 @@
 """What is averaged into a result: one checkpoint, or several, of one run or of several; where the result goes, and
 which cases it may be scored on."""
 import hashlib
+import json
 import os
 import re
 from collections.abc import Iterable, Sequence
@@ -15,6 +16,7 @@ from unet_jax.training import checkpoint
 from unet_jax.workdir import load_config
 
 NAMES = ('case', 'group', 'path')  # by which a case is known again in another run
+STARTED = 'started_from.json'  # of a run that began with the parameters of another
 
 
 class Member(NamedTuple):
@@ -97,7 +99,16 @@ def used_by(folder: Path, *, training: bool = False) -> pd.DataFrame:
     except (OSError, ValueError, KeyError) as error:
         raise InputError(f'{path}: cannot be read ({error}), so nobody knows what the run was trained on') from error
     chosen_by = () if training else ('valid', load_config(folder).train.validate)
-    return digested(frame[frame.subset.isin(('train', *chosen_by))].drop_duplicates())
+    own = digested(frame[frame.subset.isin(('train', *chosen_by))].drop_duplicates())
+    return pd.concat([own, *(rows[rows.subset == 'train'] if training else rows for rows in before(folder))])
+
+
+def before(folder: Path) -> list[pd.DataFrame]:
+    """The same of the run that the one in `folder` started from, if any."""
+    path = Path(folder) / STARTED
+    if not path.exists():
+        return []
+    return [pd.DataFrame(json.loads(path.read_text(encoding='utf-8'))['used'], columns=['subset', *NAMES], dtype=str)]
 
 
 def digested(rows: pd.DataFrame) -> pd.DataFrame:

@@ -10,7 +10,7 @@ from ml_collections import ConfigDict
 
 from unet_jax import formats
 from unet_jax.annotations import identity
-from unet_jax.inference import members, model_file
+from unet_jax.inference import members, model_file, transfer
 
 USE = ('Research on the segmentation of brain tumours. It is no medical device: no diagnosis and no treatment may '
        'rest on it, and a person must look at every mask.')
@@ -41,17 +41,10 @@ def describe(config: ConfigDict, member: members.Member, params: dict[str, np.nd
 def inputs(config: ConfigDict) -> dict:
     """What the network looks at."""
     form = formats.named(config.data.format)
-    return {'format': config.data.format, 'sequences': list(sequences(config)), 'size': list(config.data.size),
-            'spacing': list(config.data.spacing), 'orientation': config.data.orientation,
-            'volumes': form.volumetric, 'may_lack_sequences': config.data.missing_modalities}
-
-
-def sequences(config: ConfigDict) -> tuple[str, ...]:
-    """The names of the channels of a config's images."""
-    if formats.named(config.data.format).stacked:
-        return tuple(config.data.modalities)
-    return {1: ('grey',), 3: ('red', 'green', 'blue')}.get(config.data.channels) or \
-        tuple(f'channel {k}' for k in range(1, config.data.channels + 1))
+    return {'format': config.data.format, 'sequences': list(transfer.sequences(config)),
+            'size': list(config.data.size), 'spacing': list(config.data.spacing),
+            'orientation': config.data.orientation, 'volumes': form.volumetric,
+            'may_lack_sequences': config.data.missing_modalities}
 
 
 def data(config: ConfigDict, folder: Path) -> dict:

@@ -48,6 +48,8 @@ def make_absolute(config: ConfigDict, folder: Path) -> None:
     for field in ('root', 'cache', 'split_file'):
         if config.data[field]:
             config.data[field] = os.path.abspath(os.path.expanduser(config.data[field]))
+    if config.train.init_from:
+        config.train.init_from = os.path.abspath(os.path.expanduser(config.train.init_from))
 
 
 def try_ends(config: ConfigDict, folder: Path, mode: str, output: str | None) -> None:
