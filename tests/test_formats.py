@@ -77,7 +77,7 @@ def test_the_same_files_are_found_to_predict(made):
     rows, problems = one.format.find([config.data.root], config.data)
     assert not problems and len(rows) == len(kinds.kind_of(one).rows(one, frame))
     for _, found in kinds.kind_of(one).predict(predictor_of(one), rows[:2]):
-        assert isinstance(found, np.ndarray), found
+        assert found.bits.shape == found.probability.shape[:-1], found
 
 
 def predictor_of(one):
@@ -127,7 +127,7 @@ def test_the_page_on_adding_a_format_is_followed_literally(tmp_path, monkeypatch
     assert samples.image.shape == (8, 16, 16, 1) and samples.label.any((1, 2)).all()
     assert set(frame.subset) == {'train', 'valid', 'test'} and one.names == ('tumour',)
     rows, _ = one.format.find([str(tmp_path)], config.data)
-    assert all(isinstance(found, np.ndarray) and found.shape == (20, 24)
+    assert all(found.bits.shape == (20, 24) and found.probability.shape == (20, 24, 1)
                for _, found in kinds.kind_of(one).predict(predictor_of(one), rows))
 
 

@@ -30,6 +30,7 @@ flags.DEFINE_multi_string('input', [], 'predict: images, HDF5 slices, NIfTI file
                           'and lists with commas too, and what stands on the command line without a flag.')
 flags.DEFINE_string('output', None, 'predict: the folder for masks and overlays; <workdir>/predictions by default. '
                     'evaluate: the folder for all results. export: the model file; <workdir>/model.zip by default.')
+flags.DEFINE_boolean('report', False, 'predict: also a page for each case.')
 flags.DEFINE_float('memory', None, 'plan: GB that each device may use; all that it has by default.')
 flags.DEFINE_list('allow_changes', [], 'train: fields in which a run that goes on may differ, as train.steps.')
 flags.DEFINE_boolean('distributed', None, 'One of several processes; found out under SLURM, Kubernetes and Cloud TPU.')
@@ -148,7 +149,7 @@ def run_mode(config: ConfigDict, folder: Path, sources: tuple[str, ...]) -> None
     else:
         from unet_jax.modes import predict
         predict.predict(config, folder, sources=sources, output=FLAGS.output, which=FLAGS.checkpoint,
-                        ensemble=FLAGS.ensemble)
+                        ensemble=FLAGS.ensemble, report=FLAGS.report)
 
 
 def explain(run, argument) -> object:

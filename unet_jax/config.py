@@ -225,7 +225,7 @@ FIELDS = {
     'evaluation.lesions': Field('', one_of(('', *CHALLENGES)),
         'lesion-wise scores by the rules of this BraTS challenge', only=SLICES_TOO),
     'evaluation.uncertainty': Field(False, truth,
-        'the score of QU-BraTS 2020; unsure is what has a probability near 1/2'),
+        'the score of QU-BraTS 2020; to predict, a map beside each mask; unsure is what has a probability near 1/2'),
     'evaluation.overlap': Field(0.5, number(0, 1, below=True),
         'of volumes, the share of a window that its neighbour sees too'),
     'evaluation.postprocess': Field(False, truth,

@@ -32,6 +32,12 @@ class Predictor(NamedTuple):
     limits: Limits = Limits()  # of post-processing
 
 
+class Segmented(NamedTuple):
+    """What was found in a file, at its own size."""
+    bits: np.ndarray  # (…) bit sets, post-processed
+    probability: np.ndarray  # (…, R) float32 of the regions, before; 0 where the network did not look
+
+
 def create(experiment: Experiment, *params: Any) -> Predictor:
     """A predictor over all devices of this process; with several, each segments its own cases."""
     mesh = sharding.create_mesh(jax.local_devices())

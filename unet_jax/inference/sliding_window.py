@@ -154,6 +154,11 @@ def blend(predictor: Predictor, volume: Volume, *, keep: Sequence[bool] | None =
     return Blend(total, sums, inside, tuple(np.subtract(grid.high, grid.low)) != shape, grid)
 
 
+def probability(found: Blend) -> np.ndarray:
+    """(X, Y, Z, R) float32 in the file's own voxels; 0 where the network did not look."""
+    return put_back(np.asarray(mean(found.total, found.sums))[found.inside], found.grid)
+
+
 def masks(predictor: Predictor, found: Blend) -> np.ndarray:
     """Region masks (X, Y, Z, R) bool in the file's own voxels, nested as they are painted, not yet post-processed.
 
@@ -161,8 +166,7 @@ def masks(predictor: Predictor, found: Blend) -> np.ndarray:
     """
     experiment = predictor.experiment
     if found.resampled:
-        probability = put_back(np.asarray(mean(found.total, found.sums))[found.inside], found.grid)
-        return labels.region_masks(to_bits(experiment, probability), experiment.region_bits)
+        return labels.region_masks(to_bits(experiment, probability(found)), experiment.region_bits)
     bits = np.asarray(painted(found.total, found.sums, experiment.config.evaluation.threshold, experiment.regions,
                               experiment.classes))[found.inside]
     return labels.region_masks(put_back(bits[..., None], found.grid)[..., 0], experiment.region_bits)
@@ -171,7 +175,7 @@ def masks(predictor: Predictor, found: Blend) -> np.ndarray:
 def uncertainty(found: Blend) -> np.ndarray:
     """(X, Y, Z, R) uint8 in the file's own voxels, 0 (sure) to 100; 0 where the network did not look."""
     if found.resampled:
-        return uncertainty_of(put_back(np.asarray(mean(found.total, found.sums))[found.inside], found.grid))
+        return uncertainty_of(probability(found))
     return put_back(np.asarray(unsure(found.total, found.sums))[found.inside], found.grid)
 
 

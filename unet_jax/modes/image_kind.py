@@ -78,8 +78,9 @@ def example(predictor: inference.Predictor, samples: cache.Samples, masks: Path)
             'spacing': (1.0, 1.0, 1.0) if volume else None}
 
 
-def predict(predictor: inference.Predictor, rows: pd.DataFrame) -> Iterator[tuple[int, np.ndarray | str]]:
-    """(position in `rows`, bit sets (H, W) at the file's own size, or why it has none) of files to predict."""
+def predict(predictor: inference.Predictor, rows: pd.DataFrame
+            ) -> Iterator[tuple[int, inference.Segmented | str]]:
+    """(position in `rows`, what was found at the file's own size, or why there is nothing) of files to predict."""
     experiment, size = predictor.experiment, predictor.experiment.config.evaluation.batch_size
     settings = experiment.settings
     for start in range(0, len(rows), size):
@@ -97,5 +98,5 @@ def predict(predictor: inference.Predictor, rows: pd.DataFrame) -> Iterator[tupl
         images, shapes = (list(part) for part in zip(*read, strict=True))
         found = rows.iloc[where].assign(height=[h for h, _ in shapes], width=[w for _, w in shapes])
         blank = np.zeros((len(where), *settings.size), labels.bits_dtype(len(experiment.classes)))
-        for k, bits in inference.segment(predictor, cache.Samples(np.stack(images), blank, found)):
-            yield where[k], bits
+        for k, probability in inference.enlarged(predictor, cache.Samples(np.stack(images), blank, found)):
+            yield where[k], inference.Segmented(inference.to_bits(experiment, probability), probability)

@@ -6,11 +6,11 @@ which it has.
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
-import numpy as np
 import pandas as pd
 
 from unet_jax.evaluation.cases import Case
 from unet_jax.experiment import Experiment
+from unet_jax.inference.predictor import Segmented
 from unet_jax.modes import image_kind, volume_kind
 
 
@@ -22,8 +22,8 @@ class Kind(NamedTuple):
     part: Callable[[Any, slice], Any]  # some consecutive samples
     segment: Callable[..., Iterator[Case]]  # (predictor, samples, folder of masks) -> every case, its mask written
     example: Callable[..., dict]  # (predictor, samples of one case, folder of masks) -> fields of html.Example
-    predict: Callable[..., Iterator[tuple[int, np.ndarray | str]]]  # (predictor, rows of `Format.find`) ->
-    # (position in rows, bit sets at the file's own size, or why there are none)
+    predict: Callable[..., Iterator[tuple[int, Segmented | str]]]  # (predictor, rows of `Format.find`) ->
+    # (position in rows, what was found at the file's own size, or why there is nothing)
 
 
 IMAGES, VOLUMES = (Kind(**{name: getattr(module, name) for name in Kind._fields})

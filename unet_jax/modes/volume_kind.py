@@ -147,8 +147,9 @@ def example(predictor: inference.Predictor, samples: prepared.Volumes, masks: Pa
             'affine': content.affine}
 
 
-def predict(predictor: inference.Predictor, rows: pd.DataFrame) -> Iterator[tuple[int, np.ndarray | str]]:
-    """(position in `rows`, bit sets (X, Y, Z) in the file's own voxels, or why there are none) of cases to predict."""
+def predict(predictor: inference.Predictor, rows: pd.DataFrame
+            ) -> Iterator[tuple[int, inference.Segmented | str]]:
+    """(position in `rows`, what was found in the file's own voxels, or why there is nothing) of cases to predict."""
     settings = predictor.experiment.settings
     for index, row in enumerate(rows.itertuples()):
         try:
@@ -156,4 +157,6 @@ def predict(predictor: inference.Predictor, rows: pd.DataFrame) -> Iterator[tupl
         except InputError as error:
             yield index, str(error)
         else:
-            yield index, segment_volume(predictor, volume, row)
+            found = sliding_window.blend(predictor, volume)
+            bits = to_bits(predictor, sliding_window.masks(predictor, found), row)
+            yield index, inference.Segmented(bits, sliding_window.probability(found))
