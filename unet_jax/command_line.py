@@ -18,8 +18,8 @@ from unet_jax.fields import truth
 from unet_jax.formats import inputs
 from unet_jax.workdir import default_folder, load_config
 
-flags.DEFINE_enum('mode', 'train', ['annotate', 'train', 'evaluate', 'predict', 'compare', 'plan',
-                             'export'], 'What to do.')
+flags.DEFINE_enum('mode', 'train', ['annotate', 'train', 'evaluate', 'predict', 'compare', 'plan', 'export'],
+                  'What to do.')
 flags.DEFINE_string('workdir', None, 'Where everything is written; runs/<config>-<data set> by default. To '
                     'evaluate and predict also a model file, which --mode=export writes.')
 flags.DEFINE_string('subset', 'test', 'evaluate, compare: which subset.')
