@@ -57,11 +57,12 @@ def try_ends(config: ConfigDict, folder: Path, mode: str, output: str | None) ->
 
     A mode that needs a work directory which is not there says so itself.
     """
+    from_file = mode in ('predict', 'evaluate') and model_file.is_model(folder)
+    if from_file:
+        model_file.read_json(folder, 'model.json')
     if mode in ('predict', 'evaluate', 'export') and output:
         folders.check_writable(Path(output).parent if mode == 'export' else output, '--output')
-    elif mode in ('predict', 'evaluate') and model_file.is_model(folder):
-        pass  # the mode itself asks for an --output
-    elif mode in ('annotate', 'train') or mode in WRITTEN and os.path.lexists(folder):
+    elif mode in ('annotate', 'train') or mode in WRITTEN and os.path.lexists(folder) and not from_file:
         for name in WRITTEN[mode]:
             folders.check_writable(folder / name, '--workdir')
     for path in (folder / name for name in APPENDED if mode == 'train'):
