@@ -88,8 +88,8 @@ def main() -> None:
              f'{options.steps} steps of 8 on {TRAIN} phantoms in which bright is dark, scored on {TEST} others of '
              'that kind.')
     head = ['seed', 'from scratch', 'fine-tuned', 'difference', 'p', 'wins / ties / losses']
-    notes = ('Mean Dice over images with its 95 % bootstrap interval; the difference and its p are of pairs of images. '
-             f'To predict nothing gives {nothing:.3f}: 1 on images without a tumour, 0 on the others.')
+    notes = ('Mean Dice over images with its 95 % bootstrap interval; the difference and its p are of pairs of images.'
+             f' To predict nothing gives {nothing:.3f}: 1 on images without a tumour, 0 on the others.')
     common.report('fine_tune', 'Fine-tuning on ten images', [about, common.table(head, rows), notes],
                   results=options.results)
 

@@ -42,12 +42,12 @@ def export(config: ConfigDict, folder: Path, *, output: str | None, which: str) 
 
 def read(config: ConfigDict, member: members.Member) -> model_file.Model:
     """What the model file of a checkpoint holds."""
-    settled = inference.settled_config(config, member.folder)
+    settled, used = inference.settled_config(config, member.folder), model_card.used_names(member.folder)
     everywhere = sharding.replicated(sharding.create_mesh())
     params = model_file.flatten(inference.load_params(member, init_params(create(settled)), everywhere))
     values = settled.to_dict()
     values['data'] |= dict.fromkeys(PATHS, '')
     values['train'] |= {'init_from': ''}  # its seal stays
     card = model_card.describe(settled, member, params)
-    return model_file.Model(values, member.step, params, model_card.tuned_limits(member),
-                            model_card.used_names(member.folder), card, model_card.page(card))
+    return model_file.Model(values, member.step, params, model_card.tuned_limits(member), used, card,
+                            model_card.page(card))
