@@ -14,6 +14,7 @@ import pandas as pd
 import scipy  # its parts are loaded when first used: training begins without them
 
 UNSURE = 0.25  # a voxel is unsure whose probability lies further than this from both 0 and 1
+LISTED = 10  # lesions whose sizes are listed: a bad mask may have hundreds of specks
 KEYS = ['case', 'patient', 'time_point', 'region']
 
 
@@ -22,10 +23,10 @@ def measure(masks: np.ndarray, names: Sequence[str], *, spacing: Sequence[float]
     """A row a region of masks (X, Y, Z, R) or (H, W, R) bool.
 
     spacing: mm along each axis; None counts pixels. axial: the axis across axial planes, of volumes. Each row has
-    region, volume_ml (of images area_px), lesions (26- or 8-connected) and lesion_volumes_ml (lesion_areas_px), the
-    largest first, diameter_mm and perpendicular_mm (_px) as above, 0 where there is nothing; and of `probability`
-    (…, R) mean_probability over the mask, NaN where it is empty, and unsure_share: of all that is predicted or unsure,
-    how much is unsure (`UNSURE`).
+    region, volume_ml (of images area_px), lesions (26- or 8-connected) and lesion_volumes_ml (lesion_areas_px) of
+    the `LISTED` largest, diameter_mm and perpendicular_mm (_px) as above, 0 where there is nothing; and of
+    `probability` (…, R) mean_probability over the mask, NaN where it is empty, and unsure_share: of all that is
+    predicted or unsure, how much is unsure (`UNSURE`).
     """
     flat = masks.ndim == 3
     size, length, unit = ('area_px', 'px', 1.0) if spacing is None else ('volume_ml', 'mm', 1e-3)
@@ -40,7 +41,7 @@ def measure(masks: np.ndarray, names: Sequence[str], *, spacing: Sequence[float]
         long, across = diameters(mask[..., None] if flat else np.moveaxis(mask, axial, -1),
                                  spacing if flat else tuple(np.delete(spacing, axial)))
         rows.append({'region': name, size: round(float(mask.sum()) * voxel, 6), 'lesions': int(count),
-                     f'lesion_{size.replace("_", "s_", 1)}': ' '.join(f'{value:.6g}' for value in sizes),
+                     f'lesion_{size.replace("_", "s_", 1)}': ' '.join(f'{value:.6g}' for value in sizes[:LISTED]),
                      f'diameter_{length}': round(long, 3), f'perpendicular_{length}': round(across, 3)})
         if probability is not None:
             rows[-1] |= certainty(mask, probability[..., r])
