@@ -144,14 +144,12 @@ def tell(experiment: Experiment, source: given.Given, answer: inference.Segmente
 
 def load(source: str | os.PathLike, *, checkpoint: str = 'best', ensemble: Sequence[str | os.PathLike] = (),
          changes: Changes = None) -> Predictor:
-    """A predictor with the checkpoint of the work directory `source`, or the average of several.
+    """A predictor with the checkpoint of the work directory or model file `source`, or the average of several.
 
-    checkpoint: 'best', 'latest', a step, or several with commas; ensemble: more work directories. changes: fields such
+    checkpoint: 'best', 'latest', a step, or several with commas; ensemble: more of either. changes: fields such
     as {'evaluation.threshold': 0.4}. Raises InputError where there is no such run or checkpoint, or it is damaged.
     """
     folder = Path(source).expanduser()
-    if folder.is_file():
-        raise InputError(f'{folder}: is a file; name the work directory of a run')
     config = changed(load_config(folder), changes)
     start.start(config, folder)
     chosen = members.choose([folder, *(Path(path).expanduser() for path in ensemble)], checkpoint)
@@ -217,13 +215,17 @@ def train(config: ConfigDict | str, workdir: str | os.PathLike, *, allow: Sequen
 
 
 def evaluate(workdir: str | os.PathLike, *, subset: str = 'test', checkpoint: str = 'best',
-             ensemble: Sequence[str | os.PathLike] = (), changes: Changes = None) -> Evaluated:
-    """Scores a checkpoint of a run, or the average of several, on a subset of its data; `load` says of what."""
+             ensemble: Sequence[str | os.PathLike] = (), changes: Changes = None,
+             output: str | os.PathLike | None = None) -> Evaluated:
+    """Scores a checkpoint of a run, or the average of several, on a subset of its data; `load` says of what.
+
+    A model file is scored on the data of changes['data.root'], and needs a folder `output` for the results."""
     from unet_jax.modes import evaluate as mode
     config, folder = begin(changed(load_config(Path(workdir).expanduser()), changes), workdir, 'evaluate')
     others = [os.fspath(path) for path in ensemble]
-    mode.evaluate(config, folder, subset=subset, which=checkpoint, ensemble=others)
-    return evaluated(members.home(members.choose([folder, *map(Path, others)], checkpoint)), subset)
+    home = mode.evaluate(config, folder, subset=subset, which=checkpoint, ensemble=others,
+                         output=None if output is None else os.fspath(output))
+    return evaluated(home, subset)
 
 
 def begin(config: ConfigDict | str, workdir: str | os.PathLike, mode: str) -> tuple[ConfigDict, Path]:

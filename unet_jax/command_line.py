@@ -18,15 +18,19 @@ from unet_jax.fields import truth
 from unet_jax.formats import inputs, recognise
 from unet_jax.workdir import default_folder, load_config
 
-flags.DEFINE_enum('mode', 'train', ['annotate', 'train', 'evaluate', 'predict', 'compare', 'plan'], 'What to do.')
-flags.DEFINE_string('workdir', None, 'Where everything is written; runs/<config>-<data set> by default.')
+flags.DEFINE_enum('mode', 'train', ['annotate', 'train', 'evaluate', 'predict', 'compare', 'plan', 'export'],
+                  'What to do.')
+flags.DEFINE_string('workdir', None, 'Where everything is written; runs/<config>-<data set> by default. To '
+                    'evaluate and predict also a model file, which --mode=export writes.')
 flags.DEFINE_string('subset', 'test', 'evaluate, compare: which subset.')
 flags.DEFINE_string('checkpoint', 'best', "evaluate, predict: 'best', 'latest', a step; best,400 averages.")
-flags.DEFINE_list('ensemble', [], 'evaluate, predict: more work directories, such as other folds, to average with.')
-flags.DEFINE_list('other', [], 'compare: the work directories to compare --workdir with; all evaluated before.')
+flags.DEFINE_list('ensemble', [], 'evaluate, predict: more work directories or model files, to average with.')
+flags.DEFINE_list('other', [], 'compare, evaluate: the work directories, evaluated before, to compare --workdir with.')
 flags.DEFINE_multi_string('input', [], 'predict: images, HDF5 slices, NIfTI files or cases, or folders of them; "*" '
                           'and lists with commas too, and what stands on the command line without a flag.')
-flags.DEFINE_string('output', None, 'predict: the folder for masks and overlays; <workdir>/predictions by default.')
+flags.DEFINE_string('output', None, 'predict: the folder for masks and overlays; <workdir>/predictions by default. '
+                    'evaluate: the folder for all results. export: the model file; <workdir>/model.zip by default.')
+flags.DEFINE_boolean('report', False, 'predict: also a page for each case.')
 flags.DEFINE_float('memory', None, 'plan: GB that each device may use; all that it has by default.')
 flags.DEFINE_list('allow_changes', [], 'train: fields in which a run that goes on may differ, as train.steps.')
 flags.DEFINE_boolean('distributed', None, 'One of several processes; found out under SLURM, Kubernetes and Cloud TPU.')
@@ -149,17 +153,21 @@ def run_mode(config: ConfigDict, folder: Path, sources: tuple[str, ...]) -> None
         train.train(config, folder, allow=tuple(FLAGS.allow_changes))
     elif FLAGS.mode == 'evaluate':
         from unet_jax.modes import evaluate
-        evaluate.evaluate(config, folder, subset=FLAGS.subset, which=FLAGS.checkpoint, ensemble=FLAGS.ensemble)
+        evaluate.evaluate(config, folder, subset=FLAGS.subset, which=FLAGS.checkpoint, ensemble=FLAGS.ensemble,
+                          output=FLAGS.output, other=FLAGS.other)
     elif FLAGS.mode == 'plan':
         from unet_jax.modes import plan
         plan.plan(config, memory=FLAGS.memory)
+    elif FLAGS.mode == 'export':
+        from unet_jax.modes import export
+        export.export(config, folder, output=FLAGS.output, which=FLAGS.checkpoint)
     elif FLAGS.mode == 'compare':
         from unet_jax.modes import compare
         processes.by_the_first(lambda: compare.compare(folder, FLAGS.other, subset=FLAGS.subset), 'compare')
     else:
         from unet_jax.modes import predict
         predict.predict(config, folder, sources=sources, output=FLAGS.output, which=FLAGS.checkpoint,
-                        ensemble=FLAGS.ensemble)
+                        ensemble=FLAGS.ensemble, report=FLAGS.report)
 
 
 def explain(run, argument) -> object:

@@ -163,6 +163,12 @@ def read_mask_values(value: Any) -> tuple[tuple[int, str], ...]:
     return found
 
 
+def read_factors(value: Any) -> tuple[tuple[str, float], ...]:
+    found = tuple((text.read(part), number(0).read(by)) for part, by in ((value,) if single(value, str) else value))
+    require(len(dict(found)) == len(found) and all(part for part, _ in found))
+    return found
+
+
 def single_value(value: Any) -> bool:
     return isinstance(value, (tuple, list)) and len(value) == 2 and not isinstance(value[0], (tuple, list))
 
@@ -195,6 +201,8 @@ mask_values = Kind('(value in the masks, name) for each; values of one name are 
 file_patterns = Kind('(name, pattern) for each sequence and the label; a pattern is a path below the root in which '
                      '{case} stands for the case and * for anything', read_file_patterns,
                      "(('t1','{case}_T1.nii.gz'),('label','{case}_mask.nii.gz'))")
+factors = Kind('(part, factor) for each part of the network, by how the names of its parameters begin; 0 keeps it as '
+               'it is', read_factors, "(('encoder',0.1),)")
 axes = Kind("one letter a axis, of R or L, A or P, S or I, or '' (as in the files)", read_axes, 'LPS', typed=True)
 factor = Kind('0 (off) or a number from 1', read_unless_between, '2.0')
 

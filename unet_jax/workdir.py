@@ -18,6 +18,7 @@ from ml_collections import ConfigDict
 
 from unet_jax.config import FIELDS, build, default, flat
 from unet_jax.errors import InputError
+from unet_jax.inference import model_file
 from unet_jax.shipped import PROGRAM
 from unet_jax.text_file import write_text
 
@@ -65,11 +66,14 @@ def save_config(workdir: Path, config: ConfigDict, home: Path | None = None) -> 
 def load_config(workdir: Path) -> ConfigDict:
     """The config that a run was started with; fields that came later have their defaults, and are named.
 
-    Raises InputError where `workdir` holds none.
+    `workdir` may also be a model file. Raises InputError where it holds none.
     """
     path = Path(workdir) / 'config.json'
     try:
-        values = json.loads(path.read_text(encoding='utf-8'))
+        values = model_file.read_json(workdir, path.name) if model_file.is_model(workdir) else \
+            json.loads(path.read_text(encoding='utf-8'))
+    except InputError:
+        raise
     except FileNotFoundError as error:
         raise InputError(f'{path}: no such file, so {workdir} is no work directory; train first: '
                          f'{PROGRAM} --config=configs/phantom.py --workdir={workdir}') from error

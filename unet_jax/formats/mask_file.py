@@ -42,11 +42,23 @@ def write_png(path: Path, ids: np.ndarray, *, like: Path | None = None) -> None:
 def write_nifti(path: Path, ids: np.ndarray, *, like: Path | np.ndarray) -> None:
     """Label numbers (X, Y, Z) as uint8 NIfTI with the affine and header of the file `like`, or with that affine; no
     scaling is kept."""
+    save_nifti(path, ids, np.uint8, like=like)
+
+
+def write_uncertainty(path: Path, values: np.ndarray, *, like: Path) -> None:
+    """Shares from 0 (sure) to 1 as float32 NIfTI (X, Y, Z), or 0 to 65535 in a grey PNG of 16 bits (H, W)."""
+    if values.ndim == 2:
+        write_png(path, np.rint(values * 65535).astype(np.uint16))
+    else:
+        save_nifti(path, values, np.float32, like=like)
+
+
+def save_nifti(path: Path, array: np.ndarray, dtype: type, *, like: Path | np.ndarray) -> None:
     affine, header = (like, None) if isinstance(like, np.ndarray) else read_header(like)[1::2]
-    image = nibabel.Nifti1Image(ids, affine, header)
+    image = nibabel.Nifti1Image(array, affine, header)
     image.header['cal_min'] = image.header['cal_max'] = 0  # the window that the input is best shown with
     image.header.set_slope_inter(1, 0)
-    image.set_data_dtype(np.uint8)
+    image.set_data_dtype(dtype)
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f'.part-{path.name}')
     nibabel.save(image, part)

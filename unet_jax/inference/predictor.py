@@ -13,7 +13,7 @@ from unet_jax.annotations import labels
 from unet_jax.errors import InputError
 from unet_jax.experiment import Experiment, init_params, settle
 from unet_jax.experiment import create as create_experiment
-from unet_jax.inference import members
+from unet_jax.inference import members, model_file
 from unet_jax.inference.postprocess import Limits
 from unet_jax.model import unet
 from unet_jax.pipeline import decode, stream
@@ -62,16 +62,28 @@ def restore_members(config: ConfigDict, chosen: Sequence[members.Member]) -> Pre
     Called by every process together. The config is that of the first folder, with what `config` may say of inference
     (`inference_config`). Raises InputError where a folder's network or input is another.
     """
-    first = chosen[0].folder
-    config = inference_config(first, config)
-    if len(config.data.names) != len(config.data.categories) or not config.data.regions:  # of an older version
-        config = settle(config, frames.load(first / 'annotations.parquet'))
+    config = settled_config(config, chosen[0].folder)
     experiment = create_experiment(config)
     everywhere, like = sharding.replicated(sharding.create_mesh()), init_params(experiment)
     for folder in members.runs(chosen):
         check_alike(config, folder)
-    restored = [checkpoint.restore_params(m.folder / 'checkpoints', m.step, like, everywhere) for m in chosen]
-    return create(experiment, *(jax.tree.map(lambda x: x.addressable_data(0), params) for params in restored))
+    return create(experiment, *(load_params(member, like, everywhere) for member in chosen))
+
+
+def load_params(member: members.Member, like: Any, where: jax.sharding.Sharding) -> Any:
+    """The parameters of a checkpoint as the tree `like`, from its work directory, by all processes, or model file."""
+    if model_file.is_model(member.folder):
+        return model_file.fill(like, model_file.read_params(member.folder), member.folder)
+    restored = checkpoint.restore_params(member.folder / 'checkpoints', member.step, like, where)
+    return jax.tree.map(lambda x: x.addressable_data(0), restored)
+
+
+def settled_config(config: ConfigDict, folder: Path) -> ConfigDict:
+    """`inference_config` of a run, or of a model file, with all that an older version left to the data."""
+    config = inference_config(folder, config)
+    if len(config.data.names) != len(config.data.categories) or not config.data.regions:
+        config = settle(config, frames.load(folder / 'annotations.parquet'))
+    return config
 
 
 def check_alike(config: ConfigDict, folder: Path) -> None:

@@ -15,10 +15,10 @@ from unet_jax.annotations import identity, labels
 from unet_jax.errors import InputError
 from unet_jax.evaluation import cases, metrics, modalities, table
 from unet_jax.evaluation import summary as summaries
-from unet_jax.experiment import Experiment
-from unet_jax.inference import members
+from unet_jax.experiment import Experiment, read_frame
+from unet_jax.inference import members, model_file
 from unet_jax.inference import predictor as inference
-from unet_jax.modes import kinds, volume_kind
+from unet_jax.modes import compare, kinds, volume_kind
 from unet_jax.modes.annotate import check_data
 from unet_jax.pipeline import cache, prepared
 from unet_jax.report import html
@@ -26,31 +26,43 @@ from unet_jax.shipped import PROGRAM
 from unet_jax.training import processes
 from unet_jax.workdir import inference_config, write_text
 
+SPLIT = ('split', 'split_seed', 'split_file', 'folds', 'fold', 'group_pattern')  # of config.data
 
-def evaluate(config: ConfigDict, folder: Path, *, subset: str, which: str, ensemble: Sequence[str] = ()) -> None:
+
+def evaluate(config: ConfigDict, folder: Path, *, subset: str, which: str, ensemble: Sequence[str] = (),
+             output: str | None = None, other: Sequence[str] = ()) -> Path:
     """Scores a checkpoint, or the average of several, on a subset: table, masks, pictures and the report, in `folder`
     for a single checkpoint, else in a folder of its own, `members.home`; of a run that is still training in
-    `members.interim`, where it writes nothing.
+    `members.interim`, where it writes nothing; or in `output`. Returns that
+    folder.
+
+    `folder` and those of `ensemble` may be model files. The cases are those of the run in `folder`; of a model file
+    those of config.data.root. `other` are results to compare with (`compare.compare`) in the report.
 
     Called by every process together: each scores its share of the cases, process 0 writes the tables. Raises
     InputError for runs that were trained on what is scored, but for a run alone on a subset of its own.
     """
-    config = inference_config(folder, config)
+    given, config = config, inference_config(folder, config)
     chosen = members.choose([folder, *map(Path, ensemble)], which)
     with ExitStack() as locks:
-        home = take_place(chosen, locks)
-        score(config, home, chosen, subset=subset, which=which)
+        home = take_place(chosen, output, locks)
+        score(split_as(given, config) if model_file.is_model(folder) else config, home, chosen, subset=subset,
+              which=which, other=other)
+    return home
 
 
-def take_place(chosen: Sequence[members.Member], locks: ExitStack) -> Path:
+def take_place(chosen: Sequence[members.Member], output: str | None, locks: ExitStack) -> Path:
     """The folder of the results, which is this process's to write into until `locks` is left."""
-    folder, busy = chosen[0].folder, []
+    home, folder, busy = members.target(chosen, output), chosen[0].folder, []
+    if output:
+        locks.enter_context(lock.held(home))
+        return home
     try:
         locks.enter_context(lock.held(folder))
     except lock.Busy:
         busy = [True]
     if not any(processes.gather(busy)):  # of several processes the first knows
-        return members.home(chosen)
+        return home
     home = members.interim(chosen)
     locks.enter_context(lock.held(home))
     if not jax.process_index():
@@ -58,14 +70,15 @@ def take_place(chosen: Sequence[members.Member], locks: ExitStack) -> Path:
     return home
 
 
-def score(config: ConfigDict, home: Path, chosen: Sequence[members.Member], *, subset: str, which: str) -> None:
+def score(config: ConfigDict, home: Path, chosen: Sequence[members.Member], *, subset: str, which: str,
+          other: Sequence[str]) -> None:
     """`evaluate` into `home`, of a settled config."""
     folder, used = chosen[0].folder, members.told(chosen)
-    frame = frames.load(folder / 'annotations.parquet')
+    frame = read_frame(config) if model_file.is_model(folder) else frames.load(folder / 'annotations.parquet')
     scored = frame[frame.subset == subset]
     if len(members.runs(chosen)) > 1:
         members.check_unseen(chosen, scored, f'--subset={subset} scores')
-    if config.evaluation.postprocess:
+    if config.evaluation.postprocess and not model_file.is_model(folder):
         check_tuning(chosen, frame[frame.subset == config.train.validate], config)
     predictor = inference.restore_members(config, chosen)
     experiment = predictor.experiment
@@ -74,13 +87,15 @@ def score(config: ConfigDict, home: Path, chosen: Sequence[members.Member], *, s
     rows = cases.by_case(found[found.subset == subset].reset_index(drop=True))
     if rows.empty:
         raise InputError(f'--subset={subset}: no such images; there are {found.subset.value_counts().to_dict()}')
-    processes.by_the_first(lambda: check_data(config, folder), 'data')
+    if not model_file.is_model(folder):
+        processes.by_the_first(lambda: check_data(config, folder), 'data')
     with processes.first_process_first('samples'):
         samples, skipped = open_whole(data, experiment, rows, total=len(found))
         if config.evaluation.postprocess:
             valid = found[found.subset == config.train.validate].reset_index(drop=True)
             home.mkdir(parents=True, exist_ok=True)
-            predictor = predictor._replace(limits=volume_kind.limits(predictor, home, used, valid))
+            tuned = folder if model_file.is_model(folder) else home
+            predictor = predictor._replace(limits=volume_kind.limits(predictor, tuned, used, valid))
     masks = home / 'predictions' / subset
     mine = data.part(samples, cases.share(samples.rows, jax.process_index(), jax.process_count()))
     lines, images = [], []
@@ -91,11 +106,18 @@ def score(config: ConfigDict, home: Path, chosen: Sequence[members.Member], *, s
     wanted = config.evaluation.modality_subsets
     fewer = processes.gather(volume_kind.with_modality_subsets(predictor, mine) if wanted else [])
     if not jax.process_index():
-        told = {'subset': subset, 'checkpoint': used, 'data': data_set(folder), **about(chosen, config, subset),
+        told = {'subset': subset, 'checkpoint': used, **data_set(folder), **about(chosen, config, subset, scored),
                 **({'skipped': skipped} if skipped else {})}
         write(predictor, samples, chosen, home=home, scores=pd.DataFrame(lines), fewer=pd.DataFrame(fewer),
-              images=pd.DataFrame(images), told=told, which=which)
+              images=pd.DataFrame(images), told=told, which=which, other=other)
     processes.wait_for_all('report')  # jax ends the first process where the others leave it alone for 5 minutes
+
+
+def split_as(given: ConfigDict, config: ConfigDict) -> ConfigDict:
+    """`config` with the data split as `given` says: a model file is scored on whatever data are at hand."""
+    found = config.copy_and_resolve_references()
+    found.data.update({name: given.data[name] for name in SPLIT})
+    return found
 
 
 def check_tuning(chosen: Sequence[members.Member], rows: pd.DataFrame, config: ConfigDict) -> None:
@@ -110,16 +132,22 @@ def check_tuning(chosen: Sequence[members.Member], rows: pd.DataFrame, config: C
 
 
 def data_set(folder: Path) -> dict:
-    """What names the data of a run in its results: the digest of all content, and of how many files."""
+    """{'data': {digest of all content, number of files}} of a run; {} of a model file, which is scored on others."""
+    if model_file.is_model(folder):
+        return {}
     known = identity.load(folder)
-    return {'digest': known['digest'], 'files': len({*known['images'], *known['annotations']})}
+    return {'data': {'digest': known['digest'], 'files': len({*known['images'], *known['annotations']})}}
 
 
-def about(chosen: Sequence[members.Member], config: ConfigDict, subset: str) -> dict:
+def about(chosen: Sequence[members.Member], config: ConfigDict, subset: str, scored: pd.DataFrame) -> dict:
     """What a summary must say of the members: which they are, and whether the cases are new to them."""
     known = {config.train.validate: 'the best checkpoint was chosen by these cases',
              'train': 'the run was trained on these cases'}
     told = {'seen': known[subset]} if subset in known else {}
+    if model_file.is_model(chosen[0].folder):  # the data may be others than the run's
+        met = members.common(members.used_by(chosen[0].folder), scored)
+        told = {'seen': f'the model was trained on or chosen by cases of the names of {len(met)} of these '
+                        f'{scored.case.nunique()}, such as {", ".join(met[:3])}'} if met else {}
     if len(chosen) > 1:
         told['members'] = [{'run': str(m.folder), 'checkpoint': m.step} for m in chosen]
     return told
@@ -127,8 +155,9 @@ def about(chosen: Sequence[members.Member], config: ConfigDict, subset: str) -> 
 
 def write(predictor: inference.Predictor, samples: cache.Samples | prepared.Volumes,
           chosen: Sequence[members.Member], *, home: Path, scores: pd.DataFrame, fewer: pd.DataFrame,
-          images: pd.DataFrame, told: dict, which: str) -> None:
-    """The files of the scores of all cases (`summaries.write`, modalities.csv) and the report; prints the tables."""
+          images: pd.DataFrame, told: dict, which: str, other: Sequence[str] = ()) -> None:
+    """The files of the scores of all cases (`summaries.write`, modalities.csv) and the report, into `home`; prints the
+    tables. `other`: results to compare with."""
     experiment = predictor.experiment
     settings, seed = experiment.config.evaluation, experiment.config.seed
     subset = told['subset']
@@ -147,9 +176,11 @@ def write(predictor: inference.Predictor, samples: cache.Samples | prepared.Volu
     before = summaries.read_summary(target).get('checkpoint', told['checkpoint'])
     summaries.write(target, scores, summary, images)
     examples = [] if summary.get('unscored') else chosen_examples(predictor, samples, scores, masks)
-    report = html.write(home, subset, examples, run=chosen[0].folder,
-                        again=command(chosen, subset=subset, which=which))
     print(table.text(summary))
+    if other:
+        compare.compare(home, other, subset=subset)
+    report = html.write(home, subset, examples, run=chosen[0].folder,
+                        again=command(chosen, subset=subset, which=which, home=home))
     if len(fewer) and not summary.get('unscored'):
         write_text(target / 'modalities.csv', fewer.to_csv(index=False))
         print(modalities.text(fewer, convention=settings.convention, seed=seed))
@@ -163,12 +194,13 @@ def write(predictor: inference.Predictor, samples: cache.Samples | prepared.Volu
           f'Masks: {masks}\nReport: {report}')
 
 
-def command(chosen: Sequence[members.Member], *, subset: str, which: str) -> str:
+def command(chosen: Sequence[members.Member], *, subset: str, which: str, home: Path) -> str:
     """What evaluates the same again."""
     first, *others = members.runs(chosen)
     flags = [f'--workdir={first}', '--mode=evaluate', f'--subset={subset}']
     flags += [f'--checkpoint={which}'] * (which != 'best')
     flags += [f'--ensemble={",".join(map(str, others))}'] * bool(others)
+    flags += [f'--output={home}'] * (home not in (members.home(chosen), members.interim(chosen)))
     return f'{PROGRAM} {shlex.join(flags)}'
 
 

@@ -121,8 +121,8 @@ def example(predictor: inference.Predictor, samples: cache.Samples, masks: Path)
 
 
 def predict(predictor: inference.Predictor, rows: pd.DataFrame
-            ) -> Iterator[tuple[int, np.ndarray | str, Content | None]]:
-    """(position in `rows`, bit sets (H, W) at the file's own size, or why it has none; what was read) of files to
+            ) -> Iterator[tuple[int, inference.Segmented | str, Content | None]]:
+    """(position in `rows`, what was found at the file's own size, or why there is nothing; what was read) of files to
     predict."""
     experiment, settings = predictor.experiment, predictor.experiment.settings
     for places in together(experiment, rows):
@@ -135,7 +135,7 @@ def predict(predictor: inference.Predictor, rows: pd.DataFrame
                 yield index, str(error), None
         images = [content.image for content in read]
         for index, found, content in zip(where, answer(predictor, images, rows.iloc[where]), read, strict=True):
-            yield index, found.bits, content
+            yield index, found, content
 
 
 def answer(predictor: inference.Predictor, images: Sequence[np.ndarray], rows: pd.DataFrame

@@ -17,7 +17,7 @@ from unet_jax.annotations import frame as frames
 from unet_jax.annotations import identity
 from unet_jax.errors import InputError
 from unet_jax.experiment import Experiment, create, init_params, settle
-from unet_jax.modes import kinds
+from unet_jax.modes import fine_tune, kinds
 from unet_jax.modes.annotate import annotate, check_data
 from unet_jax.pipeline import stream
 from unet_jax.shipped import PROGRAM
@@ -46,7 +46,7 @@ def train(config: ConfigDict, folder: Path, *, allow: tuple[str, ...] = ()) -> b
     check_whole(folder)
     with processes.first_process_first('annotations'):
         frame = read_or_annotate(config, folder, resumed=resumed)
-    config = settle(config, frame)
+    config = fine_tune.note_seal(settle(config, frame), folder, resumed=resumed)
     if resumed:
         check_config(files.load_config(folder), config, folder, allow)
     foresee(create(config), folder)  # what cannot be built is refused before it is saved
@@ -89,6 +89,7 @@ def foresee(experiment: Experiment, folder: Path) -> None:
     config = experiment.config
     transform = optimizer.create(config.optimizer, config.train.steps)
     first = jax.eval_shape(lambda: state.create(init_params(experiment), transform))
+    optimizer.check_factors(config.optimizer.factors, first.params)
     parts = [f'seed_{seed}' for seed in config.train.seeds] or ['']
     if not jax.process_index():
         checkpoint.tell_of_room([folder / part / 'checkpoints' for part in parts], first, keep=config.train.keep)
@@ -156,7 +157,7 @@ def begin(config: ConfigDict, folder: Path, frame: pd.DataFrame) -> together.Mem
     with processes.first_process_first('samples'):  # once where the cache is shared, else once a host
         samples = data.training_samples(experiment, **parts, kept=kept.index.to_numpy())
     note_skipped(config, folder, unread(frame) | samples['train'].skipped | samples['valid'].skipped, total=len(rows))
-    return together.Member(experiment, samples, folder)
+    return together.Member(experiment, samples, folder, fine_tune.first_params(experiment, folder, frame))
 
 
 def read_or_annotate(config: ConfigDict, folder: Path, *, resumed: bool) -> pd.DataFrame:

@@ -13,7 +13,7 @@ from unet_jax.errors import InputError
 from unet_jax.evaluation import cases, modalities, overlap, tuning
 from unet_jax.experiment import Experiment
 from unet_jax.formats.seam import Content
-from unet_jax.inference import postprocess, sliding_window
+from unet_jax.inference import model_file, postprocess, sliding_window
 from unet_jax.inference import predictor as inference
 from unet_jax.pipeline import patches, prepared
 from unet_jax.progress import bar
@@ -121,7 +121,10 @@ def limits(predictor: inference.Predictor, folder: Path, used: int | str, valid:
     config, path = predictor.experiment.config.evaluation, folder / 'postprocess.json'
     made = {'checkpoint': used, 'convention': config.convention, 'threshold': config.threshold, 'flips': config.flips,
             'overlap': config.overlap, 'chosen_by': 'cases with the region'}
-    known = json.loads(path.read_text(encoding='utf-8')) if path.exists() else {}
+    if model_file.is_model(folder):
+        known = model_file.read_json(folder, path.name) or {}
+    else:
+        known = json.loads(path.read_text(encoding='utf-8')) if path.exists() else {}
     if made.items() <= known.items():
         return postprocess.Limits(known['component'], known['enhancing'])
     if valid is None or valid.empty:
@@ -155,8 +158,8 @@ def example(predictor: inference.Predictor, samples: prepared.Volumes, masks: Pa
 
 
 def predict(predictor: inference.Predictor, rows: pd.DataFrame
-            ) -> Iterator[tuple[int, np.ndarray | str, Content | None]]:
-    """(position in `rows`, bit sets (X, Y, Z) in the file's own voxels, or why there are none; what was read) of cases
+            ) -> Iterator[tuple[int, inference.Segmented | str, Content | None]]:
+    """(position in `rows`, what was found in the file's own voxels, or why there is nothing; what was read) of cases
     to predict."""
     experiment, settings = predictor.experiment, predictor.experiment.settings
     for index, row in enumerate(rows.itertuples()):
@@ -166,4 +169,4 @@ def predict(predictor: inference.Predictor, rows: pd.DataFrame
         except InputError as error:
             yield index, str(error), None
         else:
-            yield index, answer(predictor, volume, row).bits, content
+            yield index, answer(predictor, volume, row), content

@@ -83,6 +83,7 @@ def write(folder: Path, subset: str, examples: Sequence[Example], *, run: Path |
         ('Result', headline(summary, subset) if summary else todo),
         ('Learning curves', _learning(workdir, pictures, start, summary)),
         ('Metrics', unscored or (metrics_table(summary) if summary else todo)),
+        *compared(folder / 'evaluation' / subset),
         ('Dice of every case', unscored or (_chart(dice_distribution(rows), pictures / 'dice.png',
                                                    'Dice of every case') if rows is not None else todo)),
         ('Cases', unscored or (_overlays(examples, pictures) if examples else todo.replace('evaluated', 'drawn'))),
@@ -114,10 +115,20 @@ def write(folder: Path, subset: str, examples: Sequence[Example], *, run: Path |
 def _learning(workdir: Path, pictures: Path, start: str, summary: dict | None) -> str:
     if len({member['run'] for member in (summary or {}).get('members', ())}) > 1:
         return 'An average of several runs: the report of each has its own'
+    if workdir.is_file():
+        return 'The network comes from a model file, whose card tells of its training'
     lines = read_lines(workdir / 'metrics.jsonl')
     if not lines:
         return f'Not trained yet. Run <code>{escape(start)} --mode=train</code>'
     return _chart(curves(lines), pictures / 'curves.png', 'Loss, Dice and learning rate by step')
+
+
+def compared(scores: Path) -> list[tuple[str, str]]:
+    """The section on what these scores were compared with since they were made, if anything."""
+    cases = scores / 'cases.csv'
+    texts = [path.read_text(encoding='utf-8') for path in sorted(scores.glob('compared_with_*/compare.txt'))
+             if path.stat().st_mtime_ns >= cases.stat().st_mtime_ns] if cases.exists() else []
+    return [('Comparison', ''.join(f'<pre>{escape(text.rstrip())}</pre>' for text in texts))] * bool(texts)
 
 
 def _overlays(examples: Sequence[Example], pictures: Path) -> str:

@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterator
 from contextlib import closing
 from itertools import islice
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -38,11 +38,12 @@ class Programs(NamedTuple):
     shardings: states.State
 
 
-def create_programs(experiment: Experiment, *, devices: list | None = None, samples: Samples | None = None
-                    ) -> Programs:
+def create_programs(experiment: Experiment, *, devices: list | None = None, samples: Samples | None = None,
+                    first: Any = None) -> Programs:
     """The compiled functions of `experiment` for `devices` (all by default), compiled when first called.
 
-    With config.train.resident the training step takes its images from `samples`, put into the devices' memory.
+    With config.train.resident the training step takes its images from `samples`, put into the devices' memory. `first`
+    are the parameters to start from, random ones if None.
     """
     config = experiment.config
     mesh = create_mesh(config, devices)
@@ -54,7 +55,7 @@ def create_programs(experiment: Experiment, *, devices: list | None = None, samp
     predict = steps.make_predict_step(config, module, experiment.region_bits)
 
     def create() -> states.State:
-        return states.create(init_params(experiment), transform)
+        return states.create(init_params(experiment) if first is None else first, transform)
 
     def overlap(params, batch, owned):
         bits = labels.from_probabilities(predict(params, batch), threshold=config.evaluation.threshold,
@@ -96,15 +97,17 @@ class Run(NamedTuple):
     name: str = ''  # which of several, in what is printed
 
 
-def train(experiment: Experiment, samples: dict[str, Samples], folder: Path, *, devices: list | None = None) -> bool:
-    """Trains to `config.train.steps`, from the newest intact checkpoint if there is one. False if interrupted.
+def train(experiment: Experiment, samples: dict[str, Samples], folder: Path, first: Any = None, *,
+          devices: list | None = None) -> bool:
+    """Trains to `config.train.steps`, from the newest intact checkpoint if there is one, else from the parameters
+    `first`, or random ones. False if interrupted.
 
     Called by every process together. Writes checkpoints/, metrics.jsonl, timing.jsonl, nonfinite/ and TensorBoard
     events into `folder`. Raises InputError when loss or gradient were not finite too often in a row, when input
     cannot be read and when the disk is full; whatever was reached is saved first, where it can be.
     """
     config = experiment.config.train
-    programs = create_programs(experiment, devices=devices, samples=samples['train'])
+    programs = create_programs(experiment, devices=devices, samples=samples['train'], first=first)
     state, notes = restore_or_create(programs, folder / 'checkpoints')
     start = int(state.step)
     dispatch.check_dispatch(config, start)

@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 from contextlib import ExitStack, closing
 from itertools import islice
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -28,6 +28,7 @@ class Member(NamedTuple):
     experiment: Experiment
     samples: dict[str, Samples]
     folder: Path
+    first: Any = None  # parameters to start from; random ones if None
 
 
 def train(members: Sequence[Member], *, devices: list | None = None) -> bool:
@@ -42,7 +43,8 @@ def train(members: Sequence[Member], *, devices: list | None = None) -> bool:
         raise InputError('config.train.seeds trains in one process, with the state whole on every device: start one '
                          'process, or a run for each seed with --config.seed')
     shared = loop.create_programs(first, devices=devices)
-    programs = [shared._replace(create=loop.create_programs(m.experiment, devices=devices).create) for m in members]
+    programs = [shared._replace(create=loop.create_programs(m.experiment, devices=devices, first=m.first).create)
+                for m in members]
     start = common_step([m.folder / 'checkpoints' for m in members])
     restored = [resume(p, m.folder / 'checkpoints', start) for p, m in zip(programs, members, strict=True)]
     advance = create_program(first, shared.mesh)
