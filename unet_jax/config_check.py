@@ -11,7 +11,7 @@ from unet_jax import formats
 from unet_jax.annotations import labels
 from unet_jax.config import FIELDS, build, flat
 from unet_jax.errors import InputError
-from unet_jax.model import networks
+from unet_jax.model import networks, unet
 from unet_jax.training import augment, dispatch, optimizer
 
 
@@ -64,8 +64,15 @@ def check_sizes(config: ConfigDict) -> None:
             shown = ','.join(['128' if name == 'data.size' else 'True'] * wanted)
             refuse(config, name, f'samples of config.data.format = {config.data.format} have {wanted} {kind}; give '
                    f'--config.{name}={shown}')
-    pixel = model.stem * 2 ** (len(model.features) - 1)
-    if pixel > max(size):
+    for name in ('strides', 'kernels'):
+        if model[name] and len(model[name][0]) != wanted:
+            refuse(config, f'model.{name}', f'samples of config.data.format = {config.data.format} have {wanted} axes')
+        if model[name] and len(model[name]) != len(model.features):
+            refuse(config, f'model.{name}', f'config.model.features has {len(model.features)} levels; give an entry for '
+                   'each, finest first')
+    factors = unet.shrinkage(model, wanted)[-1]
+    pixel = max(factors)
+    if all(n > side for n, side in zip(factors, size, strict=True)):
         refuse(config, 'model.features', f'{len(model.features)} levels and config.model.stem = {model.stem} make one '
                f'pixel of {pixel} at the coarsest level, more than config.data.size = {size}; take fewer levels')
     if size[0] % config.train.spatial:
