@@ -88,10 +88,11 @@ def ref_blocks(x, params, name, count, c, stride):
 
 
 def ref_up(y, block):
-    """Every pixel becomes a block with the sides `block`: its channels, in equal parts, go to the block's positions."""
+    """Every pixel becomes a block of these sides: its channels, in equal parts, go to the block's positions."""
     out = np.empty([s * n for s, n in zip(y.shape[:-1], block, strict=True)] + [y.shape[-1] // int(np.prod(block))])
     for k, offset in enumerate(np.ndindex(*block)):
-        out[tuple(slice(o, None, n) for o, n in zip(offset, block, strict=True))] = y[..., k * out.shape[-1]:(k + 1) * out.shape[-1]]
+        places = tuple(slice(o, None, n) for o, n in zip(offset, block, strict=True))
+        out[places] = y[..., k * out.shape[-1]:(k + 1) * out.shape[-1]]
     return out
 
 
@@ -130,7 +131,9 @@ def ref_unet(image, params, c):
         x = ref_blocks(x, params, f'encoder_{level}', c.encoder_blocks[level], c, stride)
         skips.append(x)
     for level in range(last - 1, -1, -1):
-        skip = ref_gate(skips[level], x, params[f'gate_{level}'], strides[level + 1]) if c.attention_gates else skips[level]
+        skip = skips[level]
+        if c.attention_gates:
+            skip = ref_gate(skip, x, params[f'gate_{level}'], strides[level + 1])
         up = params[f'up_{level}']
         x = ref_up(x @ np.asarray(up['dense']['kernel'], np.float64), strides[level + 1]) + np.asarray(up['bias'])
         x = ref_blocks(np.concatenate([skip, x], -1), params, f'decoder_{level}', c.decoder_blocks[level], c, once)

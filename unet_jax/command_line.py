@@ -134,7 +134,7 @@ def run_mode(config: ConfigDict, folder: Path, sources: tuple[str, ...]) -> None
         evaluate.evaluate(config, folder, subset=FLAGS.subset, which=FLAGS.checkpoint, ensemble=FLAGS.ensemble)
     elif FLAGS.mode == 'plan':
         from unet_jax.modes import plan
-        plan.plan(config, memory=FLAGS.memory)
+        plan.plan(config, folder, memory=FLAGS.memory)
     elif FLAGS.mode == 'compare':
         from unet_jax.modes import compare
         processes.by_the_first(lambda: compare.compare(folder, FLAGS.other, subset=FLAGS.subset), 'compare')

@@ -192,6 +192,12 @@ FIELDS = {
         'decay of the averaged parameters that are evaluated; 0 is off'),
 
     'train.steps': Field(1000, whole(1), 'length of the training', 'steps'),
+    'train.minutes': Field(0.0, number(0, 1e6),
+        'how long training and evaluation may take together: the first steps are timed, train.steps is fixed once and '
+        'noted in time.json; 0 takes train.steps', 'minutes'),
+    'train.plan': Field(False, truth,
+        'what this config leaves at its default is decided at the first start, from the data and the device, and '
+        'written down with reasons in plan.json and plan.py'),
     'train.seeds': Field((), several(seed, once=True),
         'a run for each of these in place of seed, trained in one program, in W/seed_1 and so on'),
     'train.batch_size': Field(16, whole(1, 10**6), 'samples of a step, on all devices together'),

@@ -22,6 +22,8 @@ def check_config(config: ConfigDict) -> None:
     Values of `config` that may be written in several ways, such as one pair for a tuple of pairs, are then in one.
     """
     write_alike(config, flat(build(flat(config))))
+    if config.train.plan:  # the rest is decided from the data, and checked then
+        return
     for one in (check_formats, check_sizes, check_split, check_regions, check_schedule, check_together):
         one(config)
     augment.check_augment(config.augment, len(config.data.size))
@@ -68,8 +70,8 @@ def check_sizes(config: ConfigDict) -> None:
         if model[name] and len(model[name][0]) != wanted:
             refuse(config, f'model.{name}', f'samples of config.data.format = {config.data.format} have {wanted} axes')
         if model[name] and len(model[name]) != len(model.features):
-            refuse(config, f'model.{name}', f'config.model.features has {len(model.features)} levels; give an entry for '
-                   'each, finest first')
+            refuse(config, f'model.{name}', f'config.model.features has {len(model.features)} levels; give an entry '
+                   'for each, finest first')
     factors = unet.shrinkage(model, wanted)[-1]
     pixel = max(factors)
     if all(n > side for n, side in zip(factors, size, strict=True)):
@@ -117,7 +119,8 @@ def check_schedule(config: ConfigDict) -> None:
 def check_together(config: ConfigDict) -> None:
     train = config.train
     if train.seeds:
-        for name, alone in (('resident', False), ('steps_per_dispatch', 1), ('fsdp', 1), ('spatial', 1)):
+        for name, alone in (('resident', False), ('steps_per_dispatch', 1), ('fsdp', 1), ('spatial', 1),
+                            ('minutes', 0)):
             if train[name] != alone:
                 refuse(config, f'train.{name}', f'config.train.seeds = {tuple(train.seeds)} goes with {alone} alone')
 

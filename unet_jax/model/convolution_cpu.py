@@ -33,7 +33,8 @@ def convolve(x: jax.Array, kernel: jax.Array, strides: tuple[int, ...], padding,
 
 
 def suits_winograd(x: jax.Array, kernel: jax.Array) -> bool:
-    """Whether `winograd` can stand in: it knows side 3 along the first axis alone, and its differences cost bfloat16 too many digits."""
+    """Whether `winograd` can stand in: it knows side 3 along the first axis alone, and its differences cost bfloat16
+    too many digits."""
     return kernel.shape[0] == 3 and x.dtype == jnp.float32
 
 

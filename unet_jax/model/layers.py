@@ -152,8 +152,8 @@ class AttentionGate(nn.Module):
     """Attention gate on a skip connection (Oktay et al. 2018, eqs. 1-2 and fig. 2).
 
     The skip x (B, *S, C), brought to the grid of the coarser features g (B, *S / block, D) by a convolution with
-    stride and kernel `block`, is added to g; ReLU, one channel, sigmoid; the coefficients are interpolated linearly to x's grid
-    and multiply it.
+    stride and kernel `block`, is added to g; ReLU, one channel, sigmoid; the coefficients are interpolated linearly
+    to x's grid and multiply it.
     """
     dtype: jnp.dtype
     block: tuple[int, ...]

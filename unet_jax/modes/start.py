@@ -17,7 +17,7 @@ log = logging.getLogger('unet_jax')
 SCORED = ('evaluation', 'pictures', 'predictions')
 WRITTEN = {  # mode: where in a work directory it writes
     'annotate': ('',), 'train': ('', 'checkpoints', 'nonfinite', 'tensorboard', *SCORED), 'evaluate': ('', *SCORED),
-    'predict': ('predictions',), 'compare': ('evaluation',)}
+    'predict': ('predictions',), 'compare': ('evaluation',), 'plan': ('',)}
 APPENDED = ('metrics.jsonl', 'timing.jsonl', 'resumed.jsonl', 'config_changes.jsonl')  # by training
 
 
@@ -56,7 +56,8 @@ def try_ends(config: ConfigDict, folder: Path, mode: str, output: str | None) ->
     """
     if mode == 'predict' and output:
         folders.check_writable(output, '--output')
-    elif mode in ('annotate', 'train') or mode in WRITTEN and os.path.lexists(folder):
+    elif mode in ('annotate', 'train') or mode == 'plan' and config.train.plan or mode in WRITTEN and \
+            os.path.lexists(folder):
         for name in WRITTEN[mode]:
             folders.check_writable(folder / name, '--workdir')
     for path in (folder / name for name in APPENDED if mode == 'train'):

@@ -100,12 +100,14 @@ LOSSES = {
 
 
 def total(config: ConfigDict, logits: jax.Array | Sequence[jax.Array], target: jax.Array, valid: jax.Array,
-          order: Sequence[int] = (), factors: Sequence[tuple[int, ...]] = ()) -> tuple[jax.Array, dict[str, jax.Array]]:
+          order: Sequence[int] = (), factors: Sequence[tuple[int, ...]] = ()
+          ) -> tuple[jax.Array, dict[str, jax.Array]]:
     """The weighted sum of `config.terms` (config is config.loss), and each term by name, unweighted.
 
     target: region masks (B, *S, R); `order` as for `exclusive`. With a list of logits (deep supervision, finest first,
-    head k of size ⌈S / factors[k]⌉, along each axis 2^k by default) the heads count 1, 1/2, 1/4 … over their sum, and the terms are those of the finest.
-    Raises InputError for an unknown term or activation, and where the number of logits does not fit the regions.
+    head k of size ⌈S / factors[k]⌉, by default along each axis 2^k) the heads count 1, 1/2, 1/4 … over their sum, and
+    the terms are those of the finest. Raises InputError for an unknown term or activation, and where the number of
+    logits does not fit the regions.
     """
     heads = list(logits) if isinstance(logits, (list, tuple)) else [logits]
     check_loss(config, heads[0].shape[-1], target.shape[-1])
