@@ -79,7 +79,8 @@ def test_volumes_get_the_tuned_networks_on_processors_and_gpus():
         found, tuned = planned(scans(), on), flat(brats3d.get_config(name))
         same = ['data.size', 'data.standardise', 'data.orientation', 'model.stem', 'model.features', 'model.block',
                 'model.encoder_blocks', 'model.decoder_blocks', 'model.deep_supervision', 'model.dtype',
-                'model.strides', 'augment.flip', 'augment.rotation', 'augment.scale', 'loss.batch_dice', 'optimizer.learning_rate']
+                'model.strides', 'augment.flip', 'augment.rotation', 'augment.scale', 'loss.batch_dice',
+                'optimizer.learning_rate']
         assert {n: found[n] for n in same} == {n: tuned[n] for n in same}
     assert found['train.batch_size'] == 8  # a patch for each GPU
 

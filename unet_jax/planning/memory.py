@@ -56,13 +56,17 @@ def step_cost(experiment: Experiment, batch_size: int) -> tuple[dict[str, float]
     programs = loop.create_programs(experiment._replace(config=config))
     arrays = abstract_batch(experiment, batch_size)
     lowered = programs.train.lower(programs.abstract, arrays)
-    found = lowered.compile().memory_analysis()
-    batch = sum(int(np.prod(x.shape)) * x.dtype.itemsize for x in arrays.values())
-    batch //= programs.mesh.size
-    sizes = {'state': found.argument_size_in_bytes - batch, 'batch': batch, 'temporary': found.temp_size_in_bytes,
-             'together': found.argument_size_in_bytes + found.temp_size_in_bytes
-             + found.output_size_in_bytes - found.alias_size_in_bytes}
+    batch = sum(int(np.prod(x.shape)) * x.dtype.itemsize for x in arrays.values()) // programs.mesh.size
+    sizes = assigned(lowered.compile(), batch)
     return sizes, (lowered.cost_analysis() or {}).get('flops', float('nan'))
+
+
+def assigned(compiled: jax.stages.Compiled, batch: int) -> dict[str, float]:
+    """The bytes a device of a compiled step, whose batch takes `batch` of them: see `step_cost`."""
+    found = compiled.memory_analysis()
+    return {'state': found.argument_size_in_bytes - batch, 'batch': batch, 'temporary': found.temp_size_in_bytes,
+            'together': found.argument_size_in_bytes + found.temp_size_in_bytes
+            + found.output_size_in_bytes - found.alias_size_in_bytes}
 
 
 def abstract_batch(experiment: Experiment, batch_size: int) -> dict[str, jax.ShapeDtypeStruct]:

@@ -62,6 +62,8 @@ def patch(box: Sequence[float], spacing: Sequence[float], voxels: float, multipl
         for n, mm in zip(box, spacing, strict=True):
             # an axis of long voxels is halved less often: by what is left of `multiple` after the others caught up
             unit = max(1, multiple // 2 ** max(0, round(math.log2(mm / shortest))))
+            while unit > 8 and n < 4 * unit:  # a small box is better covered than halved often
+                unit //= 2
             wanted = min(length / mm, n)
             whole = math.ceil(n / unit) * unit
             found.append(min(max(unit, round(wanted / unit) * unit), whole))
