@@ -53,7 +53,7 @@ def measure(path: str, batch_size: int) -> dict[str, float]:
     before = status('VmRSS')
     for _ in range(3):
         state, metrics = step(state, {name: jax.numpy.asarray(a) for name, a in arrays.items()})
-    jax.block_until_ready(metrics)
+        jax.block_until_ready(metrics)
     return {'planned': planned, 'measured': status('VmHWM') - before + held}
 
 

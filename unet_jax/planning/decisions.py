@@ -8,6 +8,7 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
+import numpy as np
 from ml_collections import ConfigDict
 
 from unet_jax import formats
@@ -123,7 +124,7 @@ def images(found: dict, on: Device, fixed: dict, scale: float) -> list[Decision]
                  (', and a processor sees four times as many images at half the size'
                   if on.kind == 'cpu' and max(size) < max(shape) else '')),
         *channels(found),
-        Decision({'data.standardise': not found['stacked'] and found['format'] != 'brats_h5'},
+        Decision({'data.standardise': not found['stacked'] and formats.named(found['format']).dtype == np.uint8},
                  'slices of a patient have one scale, which standardising each by itself would destroy'
                  if found['stacked'] else f'brightness of images differs by {max(found["intensities"]["apart"]):.1f} '
                  'of their own standard deviation'),
