@@ -20,7 +20,9 @@ from unet_jax.training import sharding
 BLOCKS = 3  # of the stem across the smallest tumours: of two, half of one's border is lost (lgg: 7.8 pixels at 128)
 MIRROR = 0.5  # correlation with its mirror image from which on an axis is mirrored
 RARE = 0.7  # share of images with a region, below which Dice is taken of the batch
-RESERVE = 0.9  # share of a device's memory that is planned for; of a computer's RAM half, others live there too
+# Share of a device's memory that is planned for. Of a computer's: its runtime takes 1.3 to 1.9 times what is assigned
+# (benchmarks/results/planned_memory-2026-11-25-2-cores-of-amd-epyc.md), and others live there too.
+RESERVE = {'cpu': 0.5, 'gpu': 0.9, 'tpu': 0.9}
 
 
 class Device(NamedTuple):
@@ -49,7 +51,7 @@ def device(memory: float | None = None) -> Device:
     """Of this process's devices; memory: bytes of each, by default what is there."""
     first = jax.local_devices()[0]
     kind = {'cpu': 'cpu', 'tpu': 'tpu'}.get(first.platform, 'gpu')
-    limit = memory or sharding.device_memory() * (RESERVE if kind != 'cpu' else 0.5)
+    limit = memory or sharding.device_memory() * RESERVE[kind]
     return Device(kind, first.device_kind, len(jax.devices()), limit)
 
 
