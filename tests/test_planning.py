@@ -100,6 +100,11 @@ def test_thick_slices_are_halved_once_pixels_are_as_long():
     assert first.kernels[:3] == ((3, 3, 1), (3, 3, 1), (3, 3, 3))
 
 
+def test_fewer_levels_by_the_user_have_strides_for_those_alone():
+    found = planned(scans(spacing=(0.9, 0.9, 5.0), box=(230.0, 230.0, 24.0)), model__features=(8, 16, 24))
+    assert len(found['model.strides']) == len(found['model.kernels']) == len(found['model.encoder_blocks']) == 3
+
+
 def test_a_network_for_a_tpu_fills_its_lanes_and_several_devices_share_the_batch():
     found = planned(measured(), TPU)
     assert min(found['model.features']) == 128 and found['model.dtype'] == 'bfloat16'

@@ -186,6 +186,7 @@ def volumes(found: dict, on: Device, fixed: dict, scale: float) -> list[Decision
     edge, stem, levels = {'cpu': (64, 2, 4), 'gpu': (128, 1, 6), 'tpu': (128, 2, 5)}[on.kind]
     box = [max(1.0, n * mm / new) for n, mm, new in zip(found['box'][-1], own, used, strict=True)]
     size = take('data.size', topology.patch(box, used, edge ** 3 * left, multiple=32 if edge > 64 else 16))
+    levels = len(fixed['model.features']) if 'model.features' in fixed else levels
     fields, depth = topology.written(topology.topology(size, used, levels, take('model.stem', stem)))
     width = {'cpu': (32, 64, 96, 128), 'gpu': (32, 64, 128, 256, 320, 320), 'tpu': (64, 128, 256, 320, 320)}[on.kind]
     features = take('model.features', width[:depth])
