@@ -272,7 +272,8 @@ def test_steps_fill_the_time_and_nothing_beyond_it(accumulate, together):
         config.train.minutes, config.train.log_every = 10.0, 60
     found = budget.Timing(compile=20.0, step=0.05, validation=4.0, evaluation=30.0)
     fixed = budget.schedule(config, found, 600.0)
-    took = found.compile + fixed['train.steps'] * found.step + 3 * found.validation + found.evaluation
+    took = budget.duration(found, fixed['train.steps'])
+    assert took == 20 + 0.05 * fixed['train.steps'] + 3 * 4 + 30
     assert 570 < took <= 600 and fixed['train.steps'] == 3 * fixed['train.evaluate_every']
     config_check.check_config(budget.changed(config, fixed))
     assert budget.schedule(config, found, 10.0)['train.steps'] == 3 * accumulate * together

@@ -69,7 +69,7 @@ def fix(experiment: Experiment, samples: dict[str, Any], folder: Path, *, began:
     fixed = schedule(config, found, left)
     result = changed(config, fixed)
     if not jax.process_index():
-        end = time.localtime(time.time() + left)
+        end = time.localtime(time.time() + duration(found, fixed['train.steps']))
         write_text(folder / NAME, json.dumps({'minutes': config.train.minutes, 'left': left, **found._asdict(),
                                               'fixed': fixed}, indent=1) + '\n')
         print(f'{config.train.minutes:g} minutes: {fixed["train.steps"]} steps of {found.step:.3g} s, {VALIDATIONS} '
@@ -96,6 +96,11 @@ def schedule(config: ConfigDict, found: Timing, left: float) -> dict[str, Any]:
     if config.optimizer.ema == FIELDS['optimizer.ema'].default:  # a twentieth of a run
         fields['optimizer.ema'] = min(0.999, max(0.9, round(1 - 20 / steps, 4)))
     return fields
+
+
+def duration(found: Timing, steps: int) -> float:
+    """Seconds from now to the end of evaluation."""
+    return found.compile + steps * found.step + VALIDATIONS * found.validation + found.evaluation
 
 
 def measure(experiment: Experiment, samples: dict[str, Any], evaluated: int, pixels: float) -> Timing:
