@@ -10,8 +10,8 @@ from typing import Any
 import nibabel
 import numpy as np
 import pandas as pd
+import scipy  # its parts are loaded when first used: training begins without them
 from ml_collections import ConfigDict
-from scipy import ndimage
 
 from unet_jax import formats
 from unet_jax.annotations import frame as frames
@@ -105,7 +105,7 @@ def values(image: np.ndarray, mask: np.ndarray) -> np.ndarray:
 
 def mirrored(image: np.ndarray) -> list[float]:
     """Along each axis the correlation of an image with its mirror image, at SIDE pixels a side."""
-    small = ndimage.zoom(image.astype(np.float32), [min(1, SIDE / n) for n in image.shape], order=1)
+    small = scipy.ndimage.zoom(image.astype(np.float32), [min(1, SIDE / n) for n in image.shape], order=1)
     small = small - small.mean()
     power = max(float((small ** 2).sum()), 1e-12)
     return [float((small * np.flip(small, axis)).sum()) / power for axis in range(small.ndim)]
