@@ -36,7 +36,7 @@ def test_planes_give_the_convolution_and_its_gradients(monkeypatch, shape, strid
     def plain(x, kernel):
         return lax.conv_general_dilated(x, kernel, (stride,) * 3, [(side // 2,) * 2] * 3, dimension_numbers=LAYOUT)
 
-    check(lambda x, kernel: cpu.by_planes(x, kernel, stride, cpu.on_one), plain, x, kernel)
+    check(lambda x, kernel: cpu.by_planes(x, kernel, (stride,) * 3, cpu.on_one), plain, x, kernel)
 
 
 @pytest.mark.parametrize('shape', [(2, 8, 4, 6, 3), (1, 7, 3, 5, 2), (2, 1, 4, 4, 1), (1, 2, 1, 1, 3)])
@@ -68,9 +68,9 @@ def test_wide_images_by_winograd_give_the_convolution_and_its_gradients(monkeypa
     rng = np.random.default_rng(3)
     x = rng.normal(size=shape).astype(np.float32)
     kernel = (0.1 * rng.normal(size=(3, 3, shape[-1], 64))).astype(np.float32)
-    check(lambda x, kernel: cpu.on_one(x, kernel, 1), cpu.plain, x, kernel)
+    check(lambda x, kernel: cpu.on_one(x, kernel, (1, 1)), cpu.plain, x, kernel)
     few_pixels = np.prod(shape[:-1]) < 4 * 65
-    program = str(jax.make_jaxpr(lambda x, k: cpu.on_one(x, k, 1))(x, kernel))
+    program = str(jax.make_jaxpr(lambda x, k: cpu.on_one(x, k, (1, 1)))(x, kernel))
     assert program.count('= conv_general_dilated') == (1 if few_pixels else 4)
 
 
@@ -78,9 +78,27 @@ def test_wide_images_by_winograd_give_the_convolution_and_its_gradients(monkeypa
                                                 ((1, 32, 32, 64), 3, 'bfloat16')])
 def test_other_sides_types_and_few_channels_do_without_winograd(monkeypatch, shape, side, dtype):
     monkeypatch.setattr(cpu, 'WORTH', 1e12)
-    program = jax.make_jaxpr(lambda x, k: cpu.on_one(x, k, 1))(
+    program = jax.make_jaxpr(lambda x, k: cpu.on_one(x, k, (1, 1)))(
         jnp.ones(shape, dtype), jnp.ones((side, side, shape[-1], 64), dtype))
     assert str(program).count('= conv_general_dilated') == 1
+
+
+@pytest.mark.parametrize('sides', [(3, 3, 1), (1, 3, 3), (3, 1, 3)])
+@pytest.mark.parametrize('strides', [(1, 1, 1), (2, 2, 1), (1, 2, 2)])
+@pytest.mark.parametrize('few', [0, 8])
+def test_kernels_and_strides_of_an_axis_of_their_own_give_the_convolution(monkeypatch, sides, strides, few):
+    """Thick slices; also where kernels' gradients would go by the matrix product, which knows squares alone."""
+    monkeypatch.setattr(cpu, 'FEW', few)
+    monkeypatch.setattr(cpu, 'WORTH', 0)
+    rng = np.random.default_rng(6)
+    x = rng.normal(size=(2, 6, 7, 5, 3)).astype(np.float32)
+    kernel = rng.normal(size=(*sides, 3, 4)).astype(np.float32)
+    padding = [(side // 2, side // 2) for side in sides]
+
+    def one(function):
+        return lambda x, kernel: function(x, kernel, strides, padding, dimension_numbers=LAYOUT)
+
+    check(one(convolution.ONE_CPU.convolve), one(lax.conv_general_dilated), x, kernel)
 
 
 def test_the_product_and_its_gradients():
@@ -124,7 +142,7 @@ def test_large_images_take_the_matrix_product_on_old_jax_alone(monkeypatch):
     for version, worth, expected in (((0, 10, 2), 0, True), ((0, 10, 2), 1e9, False), ((0, 12, 0), 0, False)):
         monkeypatch.setattr(jax, '__version_info__', version)
         monkeypatch.setattr(cpu, 'WORTH', worth)
-        gradient = jax.grad(lambda k: cpu.on_one(images[0], k, 1).sum())
+        gradient = jax.grad(lambda k: cpu.on_one(images[0], k, (1, 1)).sum())
         assert ('scan' in str(jax.make_jaxpr(gradient)(images[1]))) == expected
 
 

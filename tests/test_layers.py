@@ -22,22 +22,23 @@ def test_up_sampling_is_the_transposed_convolution_of_stride_and_kernel_2(d, for
     mirrored = np.flip(kernel, range(d))  # lax.conv_transpose correlates; a transposed convolution mirrors
     wanted = jax.lax.conv_transpose(x, mirrored, (2,) * d, 'VALID', dimension_numbers=axes) + bias
     dense = np.moveaxis(kernel, -2, 0).reshape(5, -1)
-    found = UpSample(3, jnp.dtype('float32'), form).apply({'params': {'dense': {'kernel': dense}, 'bias': bias}}, x)
+    found = UpSample(3, jnp.dtype('float32'), form, (2,) * d).apply(
+        {'params': {'dense': {'kernel': dense}, 'bias': bias}}, x)
     np.testing.assert_allclose(found, wanted, atol=1e-5)
 
 
 def test_space_to_depth_and_back_is_the_identity():
     for spatial in ((4, 6), (2, 4, 6)):
         x = picture(spatial)
-        blocks = space_to_depth(x, 2)
+        blocks = space_to_depth(x, (2,) * len(spatial))
         assert blocks.shape == (2, *(s // 2 for s in spatial), 2 * 2 ** len(spatial))
-        np.testing.assert_array_equal(depth_to_space(blocks, 2), x)
+        np.testing.assert_array_equal(depth_to_space(blocks, (2,) * len(spatial)), x)
 
 
 def test_pooling_by_hand():
     x = np.arange(16.0).reshape(1, 4, 4, 1)
-    assert pool(x, jnp.max)[0, ..., 0].tolist() == [[5, 7], [13, 15]]
-    assert pool(x, jnp.mean)[0, ..., 0].tolist() == [[2.5, 4.5], [10.5, 12.5]]
+    assert pool(x, jnp.max, (2, 2))[0, ..., 0].tolist() == [[5, 7], [13, 15]]
+    assert pool(x, jnp.mean, (2, 2))[0, ..., 0].tolist() == [[2.5, 4.5], [10.5, 12.5]]
 
 
 def test_norm_statistics_are_float32_under_bfloat16_and_survive_a_large_mean():

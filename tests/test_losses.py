@@ -188,8 +188,8 @@ def test_batch_dice_is_dice_of_the_samples_laid_side_by_side():
 def test_coarsen_takes_the_maximum_of_each_block_and_keeps_the_rest_at_the_edge():
     target = np.zeros((1, 5, 4, 1), bool)
     target[0, 1, 2] = target[0, 4, 0] = True
-    assert losses.coarsen(target, 2)[0, ..., 0].tolist() == [[0, 1], [0, 0], [1, 0]]
-    assert losses.coarsen(np.ones((2, 7, 6, 5, 3), bool), 4).shape == (2, 2, 2, 2, 3)
+    assert losses.coarsen(target, (2, 2))[0, ..., 0].tolist() == [[0, 1], [0, 0], [1, 0]]
+    assert losses.coarsen(np.ones((2, 7, 6, 5, 3), bool), (4, 4, 1)).shape == (2, 2, 2, 5, 3)
 
 
 @pytest.mark.parametrize('activation', ['sigmoid', 'softmax'])
@@ -199,7 +199,7 @@ def test_deep_supervision_weighs_the_heads_by_halves(activation):
     sizes = ((7, 6), (4, 3), (2, 2))
     heads = [example(k, spatial=s, channels=2 + (activation == 'softmax'))[0] for k, s in enumerate(sizes)]
     value, terms = total(c, heads, target, valid)
-    each = [total(c, head, losses.coarsen(target, 2**k) > 0, valid) for k, head in enumerate(heads)]
+    each = [total(c, head, losses.coarsen(target, (2**k,) * 2) > 0, valid) for k, head in enumerate(heads)]
     assert value == pytest.approx(float((4 * each[0][0] + 2 * each[1][0] + each[2][0]) / 7), rel=1e-6)
     assert all(terms[name] == pytest.approx(float(each[0][1][name])) for name in ('dice', 'cross_entropy'))
 

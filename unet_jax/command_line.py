@@ -157,7 +157,7 @@ def run_mode(config: ConfigDict, folder: Path, sources: tuple[str, ...]) -> None
                           output=FLAGS.output, other=FLAGS.other)
     elif FLAGS.mode == 'plan':
         from unet_jax.modes import plan
-        plan.plan(config, memory=FLAGS.memory)
+        plan.plan(config, folder, memory=FLAGS.memory)
     elif FLAGS.mode == 'export':
         from unet_jax.modes import export
         export.export(config, folder, output=FLAGS.output, which=FLAGS.checkpoint)

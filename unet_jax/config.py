@@ -29,6 +29,7 @@ from unet_jax.fields import (
     number,
     one_of,
     path,
+    per_level,
     regions,
     scale,
     several,
@@ -136,6 +137,12 @@ FIELDS = {
     'model.stem': Field(1, whole(1, 16),
         'side of the blocks of pixels that become channels before the first level, and pixels again at the end',
         'pixels'),
+    'model.strides': Field((), per_level(4),
+        'how many times smaller each level is than the one before, along each axis, finest first; of the first, than '
+        'the image, times model.stem; () halves all axes. Thick slices must not be halved like small pixels',
+        'pixels'),
+    'model.kernels': Field((), per_level(7, odd=True),
+        'sides of the kernels of each level along each axis, finest first; () is 3 along all', 'pixels'),
     'model.attention_gates': Field(False, truth, 'attention gates on the skip connections'),
     'model.deep_supervision': Field(0, whole(0, 9), 'extra heads on this many coarser decoder levels, while training'),
     'model.dtype': Field('float32', one_of(CHOICES['dtype']),
@@ -201,6 +208,12 @@ FIELDS = {
     'train.init_from': Field('', path,
         'a model file, or a work directory with its best checkpoint, whose parameters the training starts from'),
     'train.init_seal': Field('', text, 'the digest of those parameters, which the run itself writes down'),
+    'train.minutes': Field(0.0, number(0, 1e6),
+        'how long training and evaluation may take together: the first steps are timed, train.steps is fixed once and '
+        'noted in time.json; 0 takes train.steps', 'minutes'),
+    'train.plan': Field(False, truth,
+        'what this config leaves at its default is decided at the first start, from the data and the device, and '
+        'written down with reasons in plan.json and plan.py'),
     'train.seeds': Field((), several(seed, once=True),
         'a run for each of these in place of seed, trained in one program, in W/seed_1 and so on'),
     'train.batch_size': Field(16, whole(1, 10**6), 'samples of a step, on all devices together'),

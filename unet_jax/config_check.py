@@ -12,7 +12,7 @@ from unet_jax import formats
 from unet_jax.annotations import labels
 from unet_jax.config import FIELDS, build, flat
 from unet_jax.errors import InputError
-from unet_jax.model import networks
+from unet_jax.model import networks, unet
 from unet_jax.training import dispatch, optimizer
 
 
@@ -23,6 +23,8 @@ def check_config(config: ConfigDict) -> None:
     Values of `config` that may be written in several ways, such as one pair for a tuple of pairs, are then in one.
     """
     write_alike(config, flat(build(flat(config))))
+    if config.train.plan:  # the rest is decided from the data, and checked then
+        return
     for one in (check_formats, check_sizes, check_patients, check_split, check_regions, check_schedule,
                 check_together):
         one(config)
@@ -66,8 +68,15 @@ def check_sizes(config: ConfigDict) -> None:
             shown = ','.join(['128' if name == 'data.size' else 'True'] * wanted)
             refuse(config, name, f'samples of config.data.format = {config.data.format} have {wanted} {kind}; give '
                    f'--config.{name}={shown}')
-    pixel = model.stem * 2 ** (len(model.features) - 1)
-    if pixel > max(size):
+    for name in ('strides', 'kernels'):
+        if model[name] and len(model[name][0]) != wanted:
+            refuse(config, f'model.{name}', f'samples of config.data.format = {config.data.format} have {wanted} axes')
+        if model[name] and len(model[name]) != len(model.features):
+            refuse(config, f'model.{name}', f'config.model.features has {len(model.features)} levels; give an entry '
+                   'for each, finest first')
+    factors = unet.shrinkage(model, wanted)[-1]
+    pixel = max(factors)
+    if all(n > side for n, side in zip(factors, size, strict=True)):
         refuse(config, 'model.features', f'{len(model.features)} levels and config.model.stem = {model.stem} make one '
                f'pixel of {pixel} at the coarsest level, more than config.data.size = {size}; take fewer levels')
     if size[0] % config.train.spatial:
@@ -130,7 +139,8 @@ def check_schedule(config: ConfigDict) -> None:
 def check_together(config: ConfigDict) -> None:
     train = config.train
     if train.seeds:
-        for name, alone in (('resident', False), ('steps_per_dispatch', 1), ('fsdp', 1), ('spatial', 1)):
+        for name, alone in (('resident', False), ('steps_per_dispatch', 1), ('fsdp', 1), ('spatial', 1),
+                            ('minutes', 0)):
             if train[name] != alone:
                 refuse(config, f'train.{name}', f'config.train.seeds = {tuple(train.seeds)} goes with {alone} alone')
 

@@ -180,6 +180,21 @@ def read_file_patterns(value: Any) -> tuple[tuple[str, str], ...]:
     return found
 
 
+def per_level(high: int, *, odd: bool = False) -> Kind:
+    """For each level a tuple of whole numbers from 1, one an axis; () leaves them as they are without."""
+    side = several(whole(1, high), (2, 3))
+
+    def read(value: Any) -> tuple[tuple[int, ...], ...]:
+        value = tuple(value)
+        found = tuple(map(side.read, value))
+        require(len(found) <= 10 and len({len(sides) for sides in found}) < 2)
+        require(not odd or all(n % 2 for sides in found for n in sides))
+        return found
+
+    return Kind(f'() or for each level an entry of whole {"odd " * odd}numbers from 1 to {high}, one an axis', read,
+                '((1,1,1),(3,3,3))' if odd else '((1,1,1),(2,2,1))')
+
+
 def read_axes(value: Any) -> str:
     letters = read_text(value)
     pairs = ''.join({'R': 'L', 'P': 'A', 'I': 'S'}.get(letter, letter) for letter in letters)

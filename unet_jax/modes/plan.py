@@ -1,25 +1,31 @@
 """--mode=plan: what a config costs, without training: parameters, FLOPs, memory, and the largest batch that fits."""
+from pathlib import Path
+
 import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from unet_jax.annotations import labels
 from unet_jax.errors import InputError
-from unet_jax.experiment import Experiment, create, read_frame, settle
+from unet_jax.experiment import create, read_frame, settle
+from unet_jax.modes import auto
+from unet_jax.planning.memory import GB, step_cost
 from unet_jax.progress import bar
-from unet_jax.training import loop, sharding, space
-
-GB = 1e9
+from unet_jax.training import loop, sharding
 
 
-def plan(config: ConfigDict, *, memory: float | None = None) -> None:
+def plan(config: ConfigDict, folder: Path | None = None, *, memory: float | None = None) -> None:
     """Prints the table of `config`. memory: GB that each device may use; None is all that it has.
+
+    With config.train.plan what it leaves open is decided instead, and the plan and its reasons written into `folder`.
 
     Reads the data only where the config leaves its categories to them. Raises InputError for a config that cannot be
     built, and for a memory that is not above 0.
     """
     if memory is not None and not memory > 0:
         raise InputError(f'--memory={memory:g}: give gigabytes a device, such as --memory=16')
+    if config.train.plan:
+        auto.planned(config, folder, memory=memory and memory * GB)
+        return
     settled = bool(config.data.categories and config.data.regions)
     experiment = create(config if settled else settle(config, read_frame(config)))
     limit = memory * GB if memory is not None else sharding.device_memory()
@@ -48,41 +54,6 @@ def plan(config: ConfigDict, *, memory: float | None = None) -> None:
     print('\n'.join(f'{name:22s}{value}' for name, value in rows))
 
 
-def step_cost(experiment: Experiment, batch_size: int) -> tuple[dict[str, float], float]:
-    """({'state', 'batch', 'temporary', 'together'} bytes a device, FLOPs) of the compiled training step.
-
-    Memory is what XLA's buffer assignment says, so without the compiler's own scratch and the allocator's gaps; FLOPs
-    are those of the program as written, before fusion, and count recomputed activations (model.remat).
-    """
-    config = experiment.config.copy_and_resolve_references()
-    with config.unlocked():
-        config.train.update({'batch_size': batch_size, 'steps_per_dispatch': 1, 'resident': False})
-    programs = loop.create_programs(experiment._replace(config=config))
-    arrays = abstract_batch(experiment, batch_size)
-    lowered = programs.train.lower(programs.abstract, arrays)
-    found = lowered.compile().memory_analysis()
-    batch = sum(int(np.prod(x.shape)) * x.dtype.itemsize for x in arrays.values())
-    batch //= programs.mesh.size
-    sizes = {'state': found.argument_size_in_bytes - batch, 'batch': batch, 'temporary': found.temp_size_in_bytes,
-             'together': found.argument_size_in_bytes + found.temp_size_in_bytes
-             + found.output_size_in_bytes - found.alias_size_in_bytes}
-    return sizes, (lowered.cost_analysis() or {}).get('flops', float('nan'))
-
-
-def abstract_batch(experiment: Experiment, batch_size: int) -> dict[str, jax.ShapeDtypeStruct]:
-    """Shapes and types of a whole training batch, as `pipeline.stream` makes it."""
-    settings = experiment.settings
-    size = space.wire_size(experiment.config) if experiment.format.volumetric else settings.size
-    shapes = {'image': ((*size, settings.inputs), experiment.format.dtype),
-              'label': (size, labels.bits_dtype(len(experiment.classes))),
-              'index': ((), np.int32), 'visit': ((), np.uint32), 'valid': ((), np.float32)}
-    if experiment.format.volumetric:
-        shapes['spacing'] = (3,), np.float32
-    elif settings.patient:
-        shapes['scale'] = (2, settings.channels), np.float32
-    return {name: jax.ShapeDtypeStruct((batch_size, *shape), dtype) for name, (shape, dtype) in shapes.items()}
-
-
 def largest_batch(limit: float, start: int, memory_of) -> int:
     """The largest batch that divides over the devices and fits, 0 if none: found on the line through two compiled
     programs, then compiled itself until it fits."""
@@ -93,4 +64,3 @@ def largest_batch(limit: float, start: int, memory_of) -> int:
     while size > 0 and memory_of(size) > limit:
         size = min(size - unit, int(size * 0.97)) // unit * unit
     return max(size, 0)
-

@@ -18,7 +18,7 @@ log = logging.getLogger('unet_jax')
 SCORED = ('evaluation', 'pictures', 'predictions')
 WRITTEN = {  # mode: where in a work directory it writes
     'annotate': ('',), 'train': ('', 'checkpoints', 'nonfinite', 'tensorboard', *SCORED), 'evaluate': ('', *SCORED),
-    'predict': ('predictions',), 'compare': ('evaluation',)}
+    'predict': ('predictions',), 'compare': ('evaluation',), 'plan': ('',)}
 APPENDED = ('metrics.jsonl', 'timing.jsonl', 'resumed.jsonl', 'config_changes.jsonl')  # by training
 
 
@@ -60,9 +60,10 @@ def try_ends(config: ConfigDict, folder: Path, *, mode: str, output: str | None)
     from_file = mode in ('predict', 'evaluate') and model_file.is_model(folder)
     if from_file:
         model_file.read_json(folder, 'model.json')
+    writes = mode in ('annotate', 'train') or mode == 'plan' and config.train.plan
     if mode in ('predict', 'evaluate', 'export') and output:
         folders.check_writable(Path(output).parent if mode == 'export' else output, '--output')
-    elif mode in ('annotate', 'train') or mode in WRITTEN and os.path.lexists(folder) and not from_file:
+    elif writes or mode in WRITTEN and os.path.lexists(folder) and not from_file:
         for name in WRITTEN[mode]:
             folders.check_writable(folder / name, '--workdir')
     for path in (folder / name for name in APPENDED if mode == 'train'):

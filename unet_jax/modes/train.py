@@ -17,11 +17,11 @@ from unet_jax.annotations import frame as frames
 from unet_jax.annotations import identity
 from unet_jax.errors import InputError
 from unet_jax.experiment import Experiment, create, init_params, settle
-from unet_jax.modes import fine_tune, kinds
+from unet_jax.modes import auto, fine_tune, kinds
 from unet_jax.modes.annotate import annotate, check_data
 from unet_jax.pipeline import stream
 from unet_jax.shipped import PROGRAM
-from unet_jax.training import checkpoint, loop, optimizer, processes, state, together
+from unet_jax.training import budget, checkpoint, loop, optimizer, processes, state, together
 
 log = logging.getLogger('unet_jax')
 # Fields that change no step, and not by what validation chooses the best one: threshold and flips are none of them.
@@ -41,14 +41,18 @@ def train(config: ConfigDict, folder: Path, *, allow: tuple[str, ...] = ()) -> b
     A run goes on only with the config it was started with, but for fields that change no step and those in `allow`,
     and with the same data, wherever they lie. Returns whether it came to the end, and was not interrupted before.
     """
-    loop.create_mesh(config)  # what does not divide over the devices is refused before any work
+    began = time.monotonic()
+    if not config.train.plan:
+        loop.create_mesh(config)  # what does not divide over the devices is refused before any work
     resumed = (folder / 'config.json').exists()
     check_whole(folder)
     with processes.first_process_first('annotations'):
         frame = read_or_annotate(config, folder, resumed=resumed)
-    config = fine_tune.note_seal(settle(config, frame), folder, resumed=resumed)
+    if config.train.plan:
+        config = auto.adopted(config, files.load_config(folder)) if resumed else auto.planned(config, folder, frame)
+    config = budget.known(fine_tune.note_seal(settle(config, frame), folder, resumed=resumed), folder)
     if resumed:
-        check_config(files.load_config(folder), config, folder, allow)
+        check_config(budget.known(files.load_config(folder), folder), config, folder, allow)
     foresee(create(config), folder)  # what cannot be built is refused before it is saved
     warn_of_unscored(config, frame)
     save_config(folder, config)
@@ -58,6 +62,8 @@ def train(config: ConfigDict, folder: Path, *, allow: tuple[str, ...] = ()) -> b
             locks.enter_context(lock.held(path))
             copy_files(member, folder, to=path)
         members = [begin(member, path, frame) for path, member in runs.items()]
+        if config.train.minutes:
+            members = [fix_steps(members[0], frame, began)]
         finished = together.train(members) if config.train.seeds else loop.train(*members[0])
         if not finished:
             if not jax.process_index():
@@ -69,6 +75,24 @@ def train(config: ConfigDict, folder: Path, *, allow: tuple[str, ...] = ()) -> b
         for member in members:
             evaluate(member.experiment.config, member.folder, subset=subset, which='best')
         return True
+
+
+def fix_steps(member: together.Member, frame: pd.DataFrame, began: float) -> together.Member:
+    """`member` with the steps that fit into config.train.minutes, as they were fixed when the run began.
+
+    time.json is written before config.json, so that a run that is killed in between goes on with what it says.
+    """
+    experiment, samples, folder = member
+    if (folder / budget.NAME).exists() or (folder / 'checkpoints').exists():
+        return member
+    subset = 'test' if (frame.subset == 'test').any() else experiment.config.train.validate
+    rows = kinds.kind_of(experiment).rows(experiment, frame[frame.subset == subset])
+    pixels = (rows.width * rows.height * (rows.depth if experiment.format.volumetric else 1)).mean()
+    config = budget.fix(experiment, samples, folder, began=began, evaluated=len(rows), pixels=float(pixels))
+    if not jax.process_index():
+        files.save_config(folder, config)
+    processes.wait_for_all('time')
+    return member._replace(experiment=create(config))
 
 
 def warn_of_unscored(config: ConfigDict, frame: pd.DataFrame) -> None:

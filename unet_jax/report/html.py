@@ -89,6 +89,7 @@ def write(folder: Path, subset: str, examples: Sequence[Example], *, run: Path |
         ('Cases', unscored or (_overlays(examples, pictures) if examples else todo.replace('evaluated', 'drawn'))),
         ('Data', _named(summary) + _audit(workdir) or
          f'No audit yet. Run <code>{escape(start)} --mode=annotate</code>'),
+        *_plan(workdir),
         ('Configuration', _config(workdir / 'config.json')),
         ('Environment', _environment(workdir / 'environment.json')),
         ('Make it again', _commands(evaluate, workdir)),
@@ -163,6 +164,21 @@ def _named(summary: dict | None) -> str:
     """Which data were scored."""
     data = (summary or {}).get('data')
     return f'<p>Data {data["digest"]}: {data["files"]} files, named in identity.json.</p>' if data else ''
+
+
+def _plan(workdir: Path) -> list[tuple[str, str]]:
+    """The fingerprint in words and the decisions with their reasons, of a run that was planned."""
+    plan = _json(workdir / 'plan.json')
+    if plan is None:
+        return []
+    rows = ''.join(f'<tr><th scope="row">{escape(name)}</th><td>{escape(str(value))}</td>'
+                   f'<td>{escape(decision["reason"])}</td></tr>'
+                   for decision in plan['decisions'] for name, value in decision['changes'].items())
+    hints = ''.join(f'<li>{escape(hint)}</li>' for hint in plan['hints'])
+    used = plan['memory']
+    return [('Fingerprint', f'<p>{escape(plan["prose"])}</p><ul>{hints}</ul>'),
+            ('Plan', f'<p>{used["used"] / 1e9:.2f} of {used["limit"] / 1e9:.1f} GB a device by the compiled step.</p>'
+             f'<div class="wide"><table class="plain"><tbody>{rows}</tbody></table></div>')]
 
 
 def _audit(workdir: Path) -> str:

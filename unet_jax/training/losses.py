@@ -30,10 +30,11 @@ def exclusive(target: jax.Array, order: Sequence[int] = ()) -> jax.Array:
     return jax.nn.one_hot(jnp.asarray([0, *(order + 1)])[last], target.shape[-1] + 1)
 
 
-def coarsen(target: jax.Array, factor: int) -> jax.Array:
-    """(B, *S, R) -> (B, *⌈S / factor⌉, R) float32: the maximum of each block, so that no lesion vanishes."""
-    window = (1, *(factor,) * (target.ndim - 2), 1)
-    padding = [(0, 0), *((0, -s % factor) for s in target.shape[1:-1]), (0, 0)]
+def coarsen(target: jax.Array, block: Sequence[int]) -> jax.Array:
+    """(B, *S, R) -> (B, *⌈S / block⌉, R) float32: the maximum of each block with these sides, so that no lesion
+    vanishes."""
+    window = (1, *block, 1)
+    padding = [(0, 0), *((0, -s % side) for s, side in zip(target.shape[1:-1], block, strict=True)), (0, 0)]
     return jax.lax.reduce_window(target.astype(jnp.float32), 0.0, jax.lax.max, window, window, padding)
 
 
@@ -99,18 +100,20 @@ LOSSES = {
 
 
 def total(config: ConfigDict, logits: jax.Array | Sequence[jax.Array], target: jax.Array, valid: jax.Array,
-          order: Sequence[int] = ()) -> tuple[jax.Array, dict[str, jax.Array]]:
+          order: Sequence[int] = (), factors: Sequence[tuple[int, ...]] = ()
+          ) -> tuple[jax.Array, dict[str, jax.Array]]:
     """The weighted sum of `config.terms` (config is config.loss), and each term by name, unweighted.
 
     target: region masks (B, *S, R); `order` as for `exclusive`. With a list of logits (deep supervision, finest first,
-    head k of size ⌈S / 2^k⌉) the heads count 1, 1/2, 1/4 … over their sum, and the terms are those of the finest.
-    Raises InputError for an unknown term or activation, and where the number of logits does not fit the regions.
+    head k of size ⌈S / factors[k]⌉, by default along each axis 2^k) the heads count 1, 1/2, 1/4 … over their sum, and
+    the terms are those of the finest. Raises InputError for an unknown term or activation, and where the number of
+    logits does not fit the regions.
     """
     heads = list(logits) if isinstance(logits, (list, tuple)) else [logits]
     check_loss(config, heads[0].shape[-1], target.shape[-1])
     values = []
     for k, head in enumerate(heads):
-        goal = target if k == 0 else coarsen(target, 2**k)
+        goal = target if k == 0 else coarsen(target, factors[k] if factors else (2**k,) * (target.ndim - 2))
         goal = exclusive(goal, order) if config.activation == 'softmax' else goal
         values.append({name: LOSSES[name](head, goal, valid, config) for name, _ in config.terms})
     sums = [sum(weight * value[name] for name, weight in config.terms) for value in values]

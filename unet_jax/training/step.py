@@ -103,6 +103,7 @@ def make_train_step(config: ConfigDict, module, optimizer: optax.GradientTransfo
     count) and `finite`, 1 where the loss and the gradient are; where they are not, only the step counts on.
     """
     decay, accumulate = config.optimizer.ema, config.optimizer.accumulate
+    factors = unet.coarsening(config.model, len(config.data.size))
 
     def train_step(state: State, batch: dict, seed: int | jax.Array = config.seed) -> tuple[State, Metrics]:
         image, label = prepare(batch, config, jax.random.fold_in(jax.random.key(0), seed))
@@ -110,7 +111,7 @@ def make_train_step(config: ConfigDict, module, optimizer: optax.GradientTransfo
 
         def objective(params):
             return losses.total(config.loss, forward(config, module, params, image), target, batch['valid'],
-                                labels.outer_first(region_bits))
+                                labels.outer_first(region_bits), factors)
 
         (loss, terms), gradient = jax.value_and_grad(objective, has_aux=True)(state.params)
         norm = optax.global_norm(gradient)
