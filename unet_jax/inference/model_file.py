@@ -25,10 +25,11 @@ from safetensors import SafetensorError
 from safetensors import numpy as safetensors
 
 from unet_jax.errors import InputError
+from unet_jax.shipped import PROGRAM
 from unet_jax.text_file import write_bytes
 
 FORMAT, VERSION = 'unet_jax model', 1
-AGAIN = 'get the file again, or export it anew: python main.py --workdir=DIR --mode=export --output=model.zip'
+AGAIN = f'get the file again, or export it anew: {PROGRAM} --workdir=DIR --mode=export --output=model.zip'
 TIME = (1980, 1, 1, 0, 0, 0)  # the first that a zip can hold
 
 

@@ -90,7 +90,7 @@ def source(config: ConfigDict, decided: list[decisions.Decision], found: dict) -
     def assign(name: str, value: Any) -> str:
         return f'        config.{name} = {value!r}'
 
-    lines = ['"""' + escape(wrapped(fingerprint.prose(found), '')), '', '    python main.py --config=THIS_FILE', '"""',
+    lines = ['"""' + escape(wrapped(fingerprint.prose(found), '')), '', f'    {PROGRAM} --config=THIS_FILE', '"""',
              'from unet_jax.config import default', '', '', 'def get_config():', '    config = default()',
              '    with config.unlocked():', '        # as given, and as found in the data']
     lines += [assign(name, value) for name, value in own.items()]

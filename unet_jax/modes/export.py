@@ -8,6 +8,7 @@ from unet_jax.errors import InputError
 from unet_jax.experiment import create, init_params
 from unet_jax.inference import members, model_card, model_file
 from unet_jax.inference import predictor as inference
+from unet_jax.shipped import PROGRAM
 from unet_jax.training import processes, sharding
 
 PATHS = ('root', 'cache', 'split_file')  # of config.data: places on the machine where the run was trained
@@ -34,7 +35,7 @@ def export(config: ConfigDict, folder: Path, *, output: str | None, which: str) 
         path.parent.mkdir(parents=True, exist_ok=True)
         model_file.write(path, model)
         print(f'{path}: checkpoint {member.step} of {folder}, {path.stat().st_size / 1e6:.1f} MB, parameters '
-              f'{model.card["parameters"]["digest"]}. To use it: python main.py --workdir={path} --mode=predict '
+              f'{model.card["parameters"]["digest"]}. To use it: {PROGRAM} --workdir={path} --mode=predict '
               '--output=DIR FILE …')
     processes.wait_for_all('export')
     return path
