@@ -43,7 +43,7 @@ from unet_jax.model.networks import NETWORKS
 from unet_jax.model.unet import CHOICES
 from unet_jax.training.losses import LOSSES
 
-VOLUMES, SLICES_TOO, IMAGES = 'volumetric', 'stacked', 'unspaced'
+VOLUMES, SLICES_TOO, IMAGES, SEQUENCES = 'volumetric', 'stacked', 'unspaced', 'sequences'
 share, positive, per_axis = number(0, 1), number(0, above=True), several(whole(1, 8192), (2, 3))
 LEVELS = range(1, 11)
 channels = several(whole(1, 16384), LEVELS)
@@ -265,7 +265,7 @@ FIELDS = {
     'evaluation.postprocess': Field(False, truth,
         'small components go, by limits tuned on the valid subset', only=VOLUMES),
     'evaluation.modality_subsets': Field(False, truth,
-        'Dice with each of the subsets of modalities alone (15 of four)', only=VOLUMES),
+        'Dice with each of the subsets of modalities alone (15 of four)', only=SEQUENCES),
     'evaluation.pictures': Field(3, whole(0, 1000), 'overlays each of the worst, median and best cases'),
 
     'report.channel': Field(-1, whole(-1, 63),

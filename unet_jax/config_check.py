@@ -53,7 +53,7 @@ def check_formats(config: ConfigDict) -> None:
     for name, value in flat(config).items():
         field = FIELDS[name]
         if field.only and not getattr(form, field.only) and value != field.default:
-            what = {'unspaced': 'image files'}.get(field.only, 'volumes')
+            what = {'unspaced': 'image files', 'sequences': 'data of several sequences'}.get(field.only, 'volumes')
             refuse(config, name, f'is for {what} only; config.data.format is {data!r}, so leave it at '
                    f'{field.default!r}')
     if form.channels and config.data.channels not in form.channels:

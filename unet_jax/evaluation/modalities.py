@@ -3,13 +3,27 @@ from itertools import combinations
 
 import pandas as pd
 
+from unet_jax.annotations import labels
+from unet_jax.evaluation import overlap
+from unet_jax.evaluation.cases import Case
 from unet_jax.evaluation.summary import describe
 from unet_jax.evaluation.table import aligned, number
+from unet_jax.experiment import Experiment
 
 
 def subsets(modalities: tuple[str, ...]) -> list[tuple[str, ...]]:
     """Every subset of `modalities` but the empty one, the small ones first: 15 of four."""
     return [chosen for size in range(1, len(modalities) + 1) for chosen in combinations(modalities, size)]
+
+
+def score(experiment: Experiment, case: Case, kept: tuple[str, ...]) -> list[dict]:
+    """A line a region: case, group, region, modalities (those `kept`, with + between), dice, and `present`, whether
+    the reference has the region."""
+    pair = [labels.region_masks(bits, experiment.region_bits) for bits in (case.reference, case.prediction)]
+    convention = experiment.config.evaluation.convention
+    return [{'case': case.name, 'group': case.group, 'region': name, 'modalities': '+'.join(kept),
+             'dice': overlap.dice(overlap.counts(*(masks[..., r] for masks in pair)), convention=convention),
+             'present': bool(pair[0][..., r].any())} for r, name in enumerate(experiment.names)]
 
 
 def text(scores: pd.DataFrame, *, convention: str, seed: int = 0) -> str:

@@ -56,6 +56,7 @@ FORMAT = coco.FORMAT._replace(
     find=lambda sources, data: inputs.find_images(sources, ENDINGS, 'an HDF5 slice'),
     dtype=np.float16,
     unspaced=False,  # 1 mm, as all of BraTS
+    sequences=True,
     from_array=brats_h5_file.from_array,
     channels=(4,),
 )

@@ -63,4 +63,5 @@ FORMAT = Format(
     dtype=np.float16,
     volumetric=True,
     stacked=True,
+    sequences=True,
 )

@@ -37,6 +37,7 @@ class Format(NamedTuple):
     volumetric: bool = False  # a sample is a volume of which patches are cut, not an image or slice
     stacked: bool = False  # the slices of a case, where the frame numbers them, are scored as one volume
     unspaced: bool = False  # nothing in the files says how many mm a pixel has (config.evaluation.spacing)
+    sequences: bool = False  # channels are the sequences of an MRI, each of which may be missing
     channels: tuple[int, ...] = ()  # of images, which config.data.channels chooses; () leaves them to the data
     from_array: Callable[[np.ndarray, int], np.ndarray] = image_file.from_array  # (array, channels) -> `Content.image`
     # of an image in memory, as `read` gives it from a file

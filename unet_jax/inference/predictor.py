@@ -95,21 +95,28 @@ def check_alike(config: ConfigDict, folder: Path) -> None:
             f'{field} is {there!r} there, {here!r} here' for field, (there, here) in unlike.items()))
 
 
-def probabilities(predictor: Predictor, samples: Samples) -> Iterator[tuple[int, np.ndarray]]:
-    """(position in `samples`, probabilities (H, W, R) float32 at the network's size) of every sample, in order."""
+def probabilities(predictor: Predictor, samples: Samples, keep: Sequence[bool] = ()
+                  ) -> Iterator[tuple[int, np.ndarray]]:
+    """(position in `samples`, probabilities (H, W, R) float32 at the network's size) of every sample, in order.
+
+    `keep` says which sequences to look at; all if (). The others become 0 as missing ones are, in neighbours too.
+    """
     for batch in stream.once(samples, batch_size=predictor.experiment.config.evaluation.batch_size):
+        if keep:
+            kept = np.tile(np.asarray(keep), batch['image'].shape[-1] // len(keep))
+            batch['image'] = batch['image'] * kept.astype(batch['image'].dtype)
         placed = sharding.put(batch, predictor.mesh)
         found = sum(np.asarray(predictor.program(params, placed)) for params in predictor.params)
         for k in np.flatnonzero(batch['valid']):
             yield int(batch['index'][k]), found[k] / np.float32(len(predictor.params))
 
 
-def enlarged(predictor: Predictor, samples: Samples) -> Iterator[tuple[int, np.ndarray]]:
+def enlarged(predictor: Predictor, samples: Samples, keep: Sequence[bool] = ()) -> Iterator[tuple[int, np.ndarray]]:
     """(position in `samples`, probabilities (H, W, R) at the file's own size) of every sample, in order.
 
     They are interpolated before they are compared with the threshold: smoother outlines than enlarging a mask.
     """
-    for index, probability in probabilities(predictor, samples):
+    for index, probability in probabilities(predictor, samples, keep):
         row = samples.rows.iloc[index]
         yield index, decode.extract(probability, height=row.height, width=row.width)
 
@@ -120,9 +127,9 @@ def to_bits(experiment: Experiment, probability: np.ndarray) -> np.ndarray:
                                      regions=experiment.regions, classes=experiment.classes)
 
 
-def segment(predictor: Predictor, samples: Samples) -> Iterator[tuple[int, np.ndarray]]:
+def segment(predictor: Predictor, samples: Samples, keep: Sequence[bool] = ()) -> Iterator[tuple[int, np.ndarray]]:
     """(position in `samples`, predicted bit sets at the file's own size) of every sample, in order."""
-    for index, probability in enlarged(predictor, samples):
+    for index, probability in enlarged(predictor, samples, keep):
         yield index, to_bits(predictor.experiment, probability)
 
 

@@ -104,13 +104,21 @@ def score(config: ConfigDict, home: Path, chosen: Sequence[members.Member], *, s
         images += cases.score_images(experiment, case)
     lines, images = processes.gather(lines), processes.gather(images)
     wanted = config.evaluation.modality_subsets
-    fewer = processes.gather(volume_kind.with_modality_subsets(predictor, mine) if wanted else [])
+    fewer = processes.gather(without_some(predictor, mine) if wanted else [])
     if not jax.process_index():
         told = {'subset': subset, 'checkpoint': used, **data_set(folder), **about(chosen, config, subset, scored),
                 **({'skipped': skipped} if skipped else {})}
         write(predictor, samples, chosen, home=home, scores=pd.DataFrame(lines), fewer=pd.DataFrame(fewer),
               images=pd.DataFrame(images), told=told, which=which, other=other)
     processes.wait_for_all('report')  # jax ends the first process where the others leave it alone for 5 minutes
+
+
+def without_some(predictor: inference.Predictor, samples: cache.Samples | prepared.Volumes) -> list[dict]:
+    """`modalities.score` of every case and subset of the sequences that it has."""
+    experiment = predictor.experiment
+    chosen = modalities.subsets(tuple(experiment.config.data.modalities))
+    found = kinds.kind_of(experiment).segment_without(predictor, samples, chosen)
+    return [line for kept, case in found for line in modalities.score(experiment, case, kept)]
 
 
 def split_as(given: ConfigDict, config: ConfigDict) -> ConfigDict:

@@ -2,6 +2,7 @@
 `kinds.Kind`."""
 import logging
 from collections.abc import Iterator, Sequence
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -89,6 +90,20 @@ def segment(predictor: inference.Predictor, samples: cache.Samples, masks: Path)
             yield index, (decode.decode_label(row, experiment.settings), bits, *unsure)
 
     return cases.stack(rows, arrays(), tuple(settings.spacing))
+
+
+def segment_without(predictor: inference.Predictor, samples: cache.Samples, chosen: Sequence[tuple[str, ...]]
+                    ) -> Iterator[tuple[tuple[str, ...], cases.Case]]:
+    """(sequences, case) for every case and each of the subsets `chosen`: found in its slices with these alone."""
+    experiment, rows = predictor.experiment, samples.rows
+    data, first = experiment.config.data, [*np.flatnonzero(~rows.case.duplicated()), len(rows)]
+    for start, end in bar([*pairwise(first)], desc=f'{len(chosen)} subsets of sequences', unit='case'):
+        mine = part(samples, slice(start, end))
+        true = [decode.decode_label(row, experiment.settings) for row in mine.rows.itertuples()]
+        for kept in chosen:
+            found = inference.segment(predictor, mine, keep=tuple(name in kept for name in data.modalities))
+            arrays = ((index, (true[index], bits)) for index, bits in found)
+            yield from ((kept, case) for case in cases.stack(mine.rows, arrays))
 
 
 def brain(samples: cache.Samples, index: int) -> np.ndarray:

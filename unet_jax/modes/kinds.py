@@ -23,6 +23,8 @@ class Kind(NamedTuple):
     # train of those trained on) -> {'train', 'valid'}
     part: Callable[[Any, slice], Any]  # some consecutive samples
     segment: Callable[..., Iterator[Case]]  # (predictor, samples, folder of masks) -> every case, its mask written
+    segment_without: Callable[..., Iterator[tuple[tuple[str, ...], Case]]]  # (predictor, samples, subsets of the
+    # sequences) -> each subset and each case, what is found in it with these alone
     example: Callable[..., dict]  # (predictor, samples of one case, folder of masks) -> fields of html.Example
     predict: Callable[..., Iterator[tuple[int, Segmented | str, Content | None]]]  # (predictor, rows of
     # `Format.find`) -> (position in rows, what was found at the file's own size, or why there is nothing; what was

@@ -1,7 +1,7 @@
 """Volumes on their way through the modes, prepared once, trained on in patches, segmented by a sliding window: the
 functions of `kinds.Kind`."""
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import nibabel
@@ -10,7 +10,7 @@ import pandas as pd
 
 from unet_jax.annotations import labels, nifti_file
 from unet_jax.errors import InputError
-from unet_jax.evaluation import cases, modalities, overlap, tuning
+from unet_jax.evaluation import cases, tuning
 from unet_jax.experiment import Experiment
 from unet_jax.formats.seam import Content
 from unet_jax.inference import model_file, postprocess, sliding_window
@@ -96,20 +96,18 @@ def brain(volume: prepared.Volume) -> np.ndarray:
     return prepared.put_back(inside, volume.grid)[..., 0] > 0.5
 
 
-def with_modality_subsets(predictor: inference.Predictor, samples: prepared.Volumes) -> list[dict]:
-    """Dice of every case, region and subset of the modalities: case, group, region, modalities, dice, present."""
-    experiment, lines = predictor.experiment, []
-    convention, names = experiment.config.evaluation.convention, tuple(experiment.config.data.modalities)
-    chosen = modalities.subsets(names)
-    for index, kept in bar([(k, c) for k in range(len(samples.rows)) for c in chosen], desc='modalities', unit='pass'):
-        row = samples.rows.iloc[index]
-        bits = segment_volume(predictor, samples[index], row, tuple(name in kept for name in names))
-        pair = [labels.region_masks(b, experiment.region_bits) for b in (reference(experiment, row), bits)]
-        lines += [{'case': row.case, 'group': row.group, 'region': name, 'modalities': '+'.join(kept),
-                   'dice': overlap.dice(overlap.counts(*(m[..., r] for m in pair)), convention=convention),
-                   'present': bool(pair[0][..., r].any())}
-                  for r, name in enumerate(experiment.names)]
-    return lines
+def segment_without(predictor: inference.Predictor, samples: prepared.Volumes, chosen: Sequence[tuple[str, ...]]
+                    ) -> Iterator[tuple[tuple[str, ...], cases.Case]]:
+    """(sequences, case) for every case and those of the subsets `chosen` that it has: found with these alone."""
+    experiment = predictor.experiment
+    names = tuple(experiment.config.data.modalities)
+    for index in bar(range(len(samples.rows)), desc=f'{len(chosen)} subsets of sequences', unit='case'):
+        row, volume = samples.rows.iloc[index], samples[index]
+        true = reference(experiment, row)
+        for kept in chosen:
+            if all(row.modalities[name] is not None for name in kept):
+                bits = segment_volume(predictor, volume, row, tuple(name in kept for name in names))
+                yield kept, cases.Case(row.case, row.group, tuple(row.spacing), true, bits)
 
 
 def limits(predictor: inference.Predictor, folder: Path, used: int | str, valid: pd.DataFrame | None
