@@ -47,7 +47,8 @@ def save_images(parent, *, threshold, **data):
 def save_volumes(folder, **data):
     config = unet_jax.get_config('brats3d:small', {
         'data.size': (16, 16, 16), 'data.root': str(folder), 'data.schema': '2020', 'data.categories': (1, 2, 4),
-        'data.names': ('NCR/NET', 'ED', 'ET'), 'data.channels': 4, 'data.modalities': MODALITIES, 'model.features': (4, 8),
+        'data.names': ('NCR/NET', 'ED', 'ET'), 'data.channels': 4, 'data.modalities': MODALITIES,
+        'model.features': (4, 8),
         'evaluation.batch_size': 8, 'evaluation.overlap': 0.1,
         'data.regions': (('WT', (1, 2, 4), 2), ('TC', (1, 4), 1), ('ET', (4,), 4)), 'model.stem': 1,
         'model.encoder_blocks': (1, 1), 'model.decoder_blocks': (1,), 'model.deep_supervision': 0, **data})
