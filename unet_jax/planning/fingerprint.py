@@ -71,9 +71,9 @@ def look(config: ConfigDict, row) -> dict[str, Any]:
     image, spacing = content.image, (1.0, 1.0)
     if form.volumetric:
         codes = ''.join(nibabel.aff2axcodes(content.affine))
-        image, body = (prepared.turn(array, codes, 'LPS') for array in (image, content.brain))
-        spacing = prepared.turned_spacing(row.spacing, codes, 'LPS')
-        label = np.zeros(body.shape, int) if content.label is None else prepared.turn(content.label, codes, 'LPS')
+        image, body = (prepared.turn(array, codes, to='LPS') for array in (image, content.brain))
+        spacing = prepared.turned_spacing(row.spacing, codes, to='LPS')
+        label = np.zeros(body.shape, int) if content.label is None else prepared.turn(content.label, codes, to='LPS')
         masks = np.stack([label == c for c in classes], -1)
     else:
         decode.check_size(row.path, image, row)
