@@ -6,13 +6,13 @@
 
 Ours is what `main.py --config.train.minutes=10` does: plan, compilation, training, choosing the best checkpoint and
 its evaluation are all within the minutes, only decoding the images is apart. The peer trains for the whole of them,
-and its prediction is apart. Both see the same images, decoded once to the same size, and are scored on the same test patients by the same
-code: slices stacked to a volume, and image by image. They take turns, and every other fold begins with the other one.
-MONAI (accuracy_monai.py): UNet with 16 to 256 channels and two residual units, Dice of the batch + cross-entropy,
-flips, turns, zoom, brightness, batches of 16, a rate that falls to 0 at the end, bfloat16 where the processor has
-instructions for it; mirrored inputs are averaged where ours are. A share of the training patients is held back for
-choosing our best checkpoint, and neither trains on it. The table and its numbers go to results/accuracy-<set>.md and
-.json.
+and its prediction is apart. Both see the same images, decoded once to the same size, and are scored on the same test
+patients by the same code: slices stacked to a volume, and image by image. They take turns, and every other fold
+begins with the other one. MONAI (accuracy_monai.py): UNet with 16 to 256 channels and two residual units, Dice of the
+batch + cross-entropy, flips, turns, zoom, brightness, batches of 16, a rate that falls to 0 at the end, bfloat16
+where the processor has instructions for it; mirrored inputs are averaged where ours are. A share of the training
+patients is held back for choosing our best checkpoint, and neither trains on it. The table and its numbers go to
+results/accuracy-<set>.md and .json.
 """
 import contextlib
 import importlib.util
