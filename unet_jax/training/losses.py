@@ -145,9 +145,10 @@ def check_loss(config: ConfigDict, channels: int, regions: int) -> None:
     if not set(names) <= set(LOSSES) or not names or len(set(names)) < len(names):
         raise InputError(f'config.loss.terms = {config.terms}: give each once, as (name, weight), of '
                          + ', '.join(LOSSES))
-    if len(config.class_weights) not in (0, regions):
-        raise InputError(f'config.loss.class_weights = {tuple(config.class_weights)}: give one for each of the {regions} '
-                         'regions, or () for all alike')
+    weights = tuple(config.class_weights)
+    if len(weights) not in (0, regions):
+        raise InputError(f'config.loss.class_weights = {weights}: give one for each of the {regions} regions, or () '
+                         'for all alike')
     wanted = regions + (config.activation == 'softmax')
     if channels != wanted:
         raise InputError(f'{channels} logits a pixel for {regions} regions with config.loss.activation = '
