@@ -248,7 +248,7 @@ def write(arguments, found: list[dict]) -> Path:
             rows += [[line['case'], one['fold'] + 1, line['region'], line['dice'], other['dice']]
                      for line, other in zip(here, peer, strict=True)]
     took = [[one['fold'] + 1, *(one['took'][name][key] for name in NAMES for key in ('steps', 'seconds', 'cpu')),
-             one['took']['here']['compiling']] for one in found]
+             *(one['took']['here'][part] for part in ('planning', 'compiling'))] for one in found]
     name = Path(arguments.root).name
     cases = ', '.join(f'{number} to {use}' for use, number in found[0]['cases'].items())
     size = '×'.join(map(str, found[0]['size']))

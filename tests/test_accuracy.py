@@ -53,7 +53,8 @@ def test_the_table_has_every_patient_and_both_means(accuracy, tmp_path):
 
     took = {'seconds': 60.0, 'cpu': 100.0, 'steps': 7}
     fold = {'fold': 0, 'cases': {'train': 3, 'test': 3}, 'images': {}, 'stacked': True, 'flips': True, 'size': [8, 8],
-            'took': {'here': took | {'planning': 4.0, 'compiling': 5.0}, 'monai': took | {'bfloat16': False, 'parameters': 9}},
+            'took': {'here': took | {'planning': 4.0, 'compiling': 5.0},
+                     'monai': took | {'bfloat16': False, 'parameters': 9}},
             'scores': {'here': scores(1.0, 0.5, 0.7), 'monai': scores(0.0, 0.6, 0.6)}}
     options = argparse.Namespace(root='a/some set', folds=4, minutes=1.0, config='c.py', set=[], results=tmp_path)
     path = accuracy.write(options, [fold])

@@ -111,13 +111,13 @@ def test_weights_of_regions_count_their_pixels_more(name):
     logits, target, valid = example()
     one = [total(config(terms=((name, 1.0),)), logits[..., k:k + 1], target[..., k:k + 1], valid)[0] for k in (0, 1)]
     both, _ = total(config(terms=((name, 1.0),), class_weights=(1.0, 3.0)), logits, target, valid)
-    assert both == pytest.approx((one[0] + 3 * one[1]) / 4, rel=1e-5)
+    assert float(both) == pytest.approx(float(one[0] + 3 * one[1]) / 4, rel=1e-5)
     alike, _ = total(config(terms=((name, 1.0),), class_weights=(2.0, 2.0)), logits, target, valid)
-    assert alike == pytest.approx(sum(one) / 2, rel=1e-5)
+    assert float(alike) == pytest.approx(float(sum(one)) / 2, rel=1e-5)
     logits = jnp.log(jnp.array([1.0, 2.0, 5.0])).reshape(1, 1, 1, 3)
     plain, weighted = (total(config('softmax', ((name, 1.0),), class_weights=w), logits,
                              jnp.array([0, 1]).reshape(1, 1, 1, 2), ONE)[0] for w in ((), (0.5, 1.5)))
-    assert weighted == pytest.approx(1.5 * plain, rel=1e-5)
+    assert float(weighted) == pytest.approx(1.5 * float(plain), rel=1e-5)
 
 
 def test_softmax_cross_entropy_by_hand():

@@ -16,7 +16,7 @@ def loss(found: dict) -> list[Decision]:
     # of patches two thirds may show none; and the slices of a patient are scored as one volume
     batch = present < RARE or found['kind'] == 'volumes' or found['stacked']
     why = (f'a region is in {100 * present:.0f} % of the {found["kind"]} and {100 * pixels:.2g} % of the body; '
-           + ('Dice image by image would teach to answer nothing where there is none' if batch else 'nearly every image shows it'))
+           + ('Dice image by image would teach to answer nothing' if batch else 'nearly every image shows it'))
     return [Decision({'loss.batch_dice': batch, 'loss.terms': (('dice', 1.0), ('cross_entropy', 1.0))}, why),
             *class_weights([r['pixels'] for r in found['regions']])]
 
