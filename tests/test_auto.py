@@ -1,7 +1,7 @@
 """configs/auto.py on made-up sets as they lie, with no flag but the root: recognised, planned, trained and scored.
 
-Every day all are planned, and one of volumes and one of slices trained, with a network of two levels. `make test-sets`
-trains all, each with the network that its plan chooses, and goes on with each from a kill.
+Every day all are planned, and one is trained, with a network of two levels. `make test-sets` trains all, each with the
+network that its plan chooses, and goes on with each from a kill.
 """
 import json
 
@@ -93,17 +93,13 @@ def subset_of(run):
     return found
 
 
-@pytest.mark.parametrize('name', ['patients of slices', 'one case'])
-def test_a_run_is_planned_trained_scored_and_goes_on_to_the_same_bits(tmp_path, monkeypatch, name):
-    """The one case, which is compiled longer, is only trained."""
-    config = config_of(made_sets.SETS[name][0](tmp_path / 'set'), train__steps=2, train__checkpoint_every=1,
+def test_a_run_is_planned_trained_scored_and_goes_on_to_the_same_bits(tmp_path, monkeypatch):
+    config = config_of(made_sets.patients_of_slices(tmp_path / 'set'), train__steps=2, train__checkpoint_every=1,
                        model__features=(4, 8), evaluation__pictures=1)
-    run = tmp_path / 'whole'
-    assert train.train(config, run) if name == 'one case' else train_and_go_on(config, tmp_path, monkeypatch) == run
+    run = train_and_go_on(config, tmp_path, monkeypatch)
     saved = workdir.load_config(run)
-    assert saved.data.format == made_sets.SETS[name][1] and saved.train.steps == 2 and not saved.train.plan
-    assert subset_of(run) == ('train' if name == 'one case' else 'test')
-    assert '<h2>Plan</h2>' in (run / 'report.html').read_text()
+    assert saved.data.format == 'pairs' and saved.train.steps == 2 and not saved.train.plan
+    assert subset_of(run) == 'test' and '<h2>Plan</h2>' in (run / 'report.html').read_text()
 
 
 @pytest.mark.slow
