@@ -31,7 +31,8 @@ def measured(**changes):
         'kind': 'images', 'format': 'coco', 'images': 580, 'looked_into': 240, 'positive': 1.0, 'stacked': False,
         'subsets': {'train': 406, 'valid': 87, 'test': 87}, 'patients': 580, 'cases': 580, 'colour': 0.03,
         'images_per_patient': [1.0] * 5, 'shape': [[640.0, 640.0]] * 5, 'spacing': [[1.0, 1.0]] * 5,
-        'box': [[640.0, 640.0]] * 5, 'classes': [region], 'regions': [region], 'intensities': {'apart': [0.44], 'patients_apart': [0.44]},
+        'box': [[640.0, 640.0]] * 5, 'classes': [region], 'regions': [region],
+        'intensities': {'apart': [0.44], 'patients_apart': [0.44]},
         'mirror': [0.55, 0.62], 'missing': {}, 'alike': [], 'odd': []} | changes)
 
 
