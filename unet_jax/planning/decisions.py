@@ -22,7 +22,7 @@ from unet_jax.training import sharding
 BLOCKS = 3  # of the stem across the smallest tumours: of two, half of one's border is lost (lgg: 7.8 pixels at 128)
 UNLIKE = 1.0  # standard deviations of an image by which patients differ, from which on each has a scale of its own
 # Share of a device's memory that is planned for. Of a computer's: a step takes 1.06 to 1.17 times what is assigned
-# (benchmarks/results/planned_memory-2026-11-25-2-cores-of-amd-epyc.md), and the compiler, samples and others live there.
+# (benchmarks/results/planned_memory-2026-11-25-2-cores-of-amd-epyc.md), and the compiler and samples live there too.
 RESERVE = {'cpu': 0.5, 'gpu': 0.9, 'tpu': 0.9}
 
 
