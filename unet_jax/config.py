@@ -184,6 +184,8 @@ FIELDS = {
     'loss.terms': Field((('dice', 1.0), ('cross_entropy', 1.0)), weighted(LOSSES),
         'the losses that are added up, and their weights'),
     'loss.batch_dice': Field(False, truth, 'Dice of the whole batch as if it were one image'),
+    'loss.class_weights': Field((), several(positive),
+        'weights of the regions in cross-entropy and focal loss, one for each; () is all alike'),
     'loss.focal_gamma': Field(2.0, number(0), 'exponent of the focal loss; 0 makes it cross-entropy'),
     'loss.tversky': Field((0.3, 0.7), several(positive, (2,)),
         'weights of false positives and false negatives in the Tversky loss'),

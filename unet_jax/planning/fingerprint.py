@@ -71,9 +71,9 @@ def look(config: ConfigDict, row) -> dict[str, Any]:
     image, spacing = content.image, (1.0, 1.0)
     if form.volumetric:
         codes = ''.join(nibabel.aff2axcodes(content.affine))
-        image, body = (prepared.turn(array, codes, 'LPS') for array in (image, content.brain))
-        spacing = prepared.turned_spacing(row.spacing, codes, 'LPS')
-        label = np.zeros(body.shape, int) if content.label is None else prepared.turn(content.label, codes, 'LPS')
+        image, body = (prepared.turn(array, codes, to='LPS') for array in (image, content.brain))
+        spacing = prepared.turned_spacing(row.spacing, codes, to='LPS')
+        label = np.zeros(body.shape, int) if content.label is None else prepared.turn(content.label, codes, to='LPS')
         masks = np.stack([label == c for c in classes], -1)
     else:
         decode.check_size(row.path, image, row)
@@ -86,7 +86,7 @@ def look(config: ConfigDict, row) -> dict[str, Any]:
     box = tuple(map(slice, low, high))
     inside, around = values(image, drawn), values(image, body)
     mean, deviation = around.mean(0), around.std(0)
-    return {'path': row.path, 'shape': image.shape[:-1], 'spacing': spacing,
+    return {'path': row.path, 'group': row.group, 'shape': image.shape[:-1], 'spacing': spacing,
             'box': [h - n for n, h in zip(low, high, strict=True)], 'body': int(body.sum()),
             'sizes': masks.reshape(-1, len(classes)).sum(0), 'mean': mean, 'deviation': deviation,
             'inside': inside, 'around': around,
@@ -161,7 +161,7 @@ def diameter(pixels: int, one: dict) -> float:
 
 def intensities(seen: Sequence[dict]) -> dict[str, Any]:
     """Of each channel: mean, standard deviation, 0.5 %, 50 % and 99.5 % quantile inside the foreground and the body;
-    and how far the images' means lie apart, in standard deviations within an image."""
+    and how far the means of the images, and of the patients, lie apart, in standard deviations within an image."""
     found = {}
     for where in ('inside', 'around'):
         pixels = np.concatenate([s[where] for s in seen])
@@ -169,7 +169,9 @@ def intensities(seen: Sequence[dict]) -> dict[str, Any]:
             {'mean': x.mean(), 'deviation': x.std(), 'quantiles': np.quantile(x, (0.005, 0.5, 0.995))}
             for x in pixels.T] if len(pixels) else []
     means, within = np.array([s['mean'] for s in seen]), np.array([s['deviation'] for s in seen])
-    return found | {'apart': means.std(0) / np.maximum(within.mean(0), 1e-6)}
+    of_patients = pd.DataFrame(means).groupby([s['group'] for s in seen]).mean().to_numpy()
+    usual = np.maximum(within.mean(0), 1e-6)
+    return found | {'apart': means.std(0) / usual, 'patients_apart': of_patients.std(0) / usual}
 
 
 def missing(config: ConfigDict, rows: pd.DataFrame) -> dict[str, int]:
