@@ -2,9 +2,9 @@
 
 The limits of a step are those with the highest Dice (over the cases that have the region, and of equals over all
 cases, so that what is gained where a region is not there is never paid for where it is). A step is taken only if
-limits that were chosen on other patients raise the Dice of those left out. The gain that is told comes from a second,
-outer circle of folds, around all these choices (Varma and Simon 2006, BMC Bioinformatics 7:91): no case has a part in
-choosing what is done to it.
+limits that were chosen on other patients raise the Dice of those left out (`helps`). The gain that is told comes from
+a second, outer circle of folds, around all these choices (Varma and Simon 2006, BMC Bioinformatics 7:91): no case has
+a part in choosing what is done to it.
 """
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
@@ -19,6 +19,7 @@ from unet_jax.inference.postprocess import STEPS, Limits, Step, apply
 
 FOLDS = 5
 FEWEST = 3  # patients, of which two choose and the third tells
+LEAST = 5e-4  # the gain in mean Dice for which a step is taken
 SAID = {'all': 'all steps', 'all_cases': 'all steps, all cases'}  # of gains
 
 
@@ -100,9 +101,16 @@ def choose(scores: Scores, which: Sequence[int]) -> Limits:
         for part in parts:
             found = best(scores, [k for k in which if k not in part], limits, step)
             own |= dict.fromkeys(part, found)
-        if scores.means(which, [own[k] for k in which]) > scores.means(which, [limits] * len(which)):
+        if helps(scores.means(which, [limits] * len(which)), scores.means(which, [own[k] for k in which])):
             limits = best(scores, which, limits, step)
     return limits
+
+
+def helps(before: tuple[float, float], after: tuple[float, float]) -> bool:
+    """Whether Dice rises by LEAST over the cases that have the region, or over all, and those that have it lose
+    nothing."""
+    there, everyone = (b - a for a, b in zip(before, after, strict=True))
+    return there >= LEAST or there >= 0 and everyone >= LEAST
 
 
 def tune(cases: Iterable[Tuned], *, names: tuple[str, ...], region_bits: tuple[int, ...], convention: str,

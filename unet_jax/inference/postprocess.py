@@ -84,10 +84,13 @@ def apply(masks: np.ndarray, probability: np.ndarray, limits: Limits, *, region_
     What lies in an inner region lies in the outer ones too, before and after each step, as `labels.paint` has it:
     where an outer region loses a part, so do the inner ones; where an inner one does, the outer one keeps it.
     """
-    outer, masks = labels.containing(region_bits), masks.copy()
+    if not limits:
+        return masks
+    outer = labels.containing(region_bits)
+    masks = nested(masks, outer)
     for step in STEPS:
-        for r in labels.outer_first(region_bits):
-            if limit := limits.get(step.name, (0,) * len(region_bits))[r]:
+        for r in labels.outer_first(region_bits) if step.name in limits else ():
+            if limit := limits[step.name][r]:
                 masks[..., r] = step.function(np.ascontiguousarray(masks[..., r]), probability[..., r], limit, voxel)
                 for q in range(len(region_bits)):
                     # a threshold chosen for one region makes no other smaller, as where masks are made

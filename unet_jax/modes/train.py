@@ -30,8 +30,8 @@ SAFE = ('data.cache', 'data.cache_limit', 'data.root', 'train.checkpoint_every',
         'train.input_timeout', 'train.keep', 'train.log_every', 'train.resident', 'train.skip_nonfinite',
         'train.spatial', 'evaluation.batch_size', 'evaluation.calibrate', 'evaluation.convention',
         'evaluation.found_dice', 'evaluation.large_lesion', 'evaluation.lesions', 'evaluation.modality_subsets',
-        'evaluation.overlap', 'evaluation.pictures', 'evaluation.postprocess', 'evaluation.spacing', 'evaluation.tolerance',
-        'evaluation.uncertainty', 'evaluation.whole_tolerance', 'report.channel')
+        'evaluation.overlap', 'evaluation.pictures', 'evaluation.postprocess', 'evaluation.spacing',
+        'evaluation.tolerance', 'evaluation.uncertainty', 'evaluation.whole_tolerance', 'report.channel')
 
 
 @lock.writer

@@ -18,8 +18,8 @@ STAGES = {'before': 'as the network gives them', 'after': 'calibrated'}
 def sections(summary: dict | None) -> list[tuple[str, str]]:
     """(title, HTML) of what a summary tells; nothing of one that tells nothing."""
     summary = summary or {}
-    made = [('Calibration', summary.get('calibration'), calibration), ('Confidence', summary.get('referral'), referral),
-            ('Post-processing', summary.get('postprocess'), gains)]
+    made = [('Calibration', summary.get('calibration'), calibration),
+            ('Confidence', summary.get('referral'), referral), ('Post-processing', summary.get('postprocess'), gains)]
     return [(title, page(found)) for title, found, page in made if found]
 
 
@@ -31,13 +31,13 @@ def calibration(found: dict) -> str:
             if stage in entry:
                 heat = f'T = {entry["temperature"]:.3f}' if stage == 'after' else ''
                 rows.append([name, said, *(f'{entry[stage][key]:.4f}' for key in ERRORS), heat])
-    more = (' The temperature of each region was fitted on the validation subset; it moves no mask at the threshold 1/2.'
-            if any('after' in entry for entry in found.values()) else '')
+    more = (' The temperature of each region was fitted on the validation subset; it moves no mask at the threshold '
+            '1/2.' if any('after' in entry for entry in found.values()) else '')
     return (f'{picture(diagrams(found), "Probability against the share of voxels that belong to each region")}'
             f'{table(["Region", "Probabilities", *ERRORS.values(), "Temperature"], rows)}'
-            f'<p class="small">Over all voxels of the box around the reference of a case, {MARGIN} mm (pixels of images) '
-            f'wider on every side; {SHOWN} bins. On the diagonal a probability is as often right as it says; below it the '
-            f'network is too sure.{more}</p>')
+            f'<p class="small">Over all voxels of the box around the reference of a case, {MARGIN} mm (pixels of '
+            f'images) wider on every side; {SHOWN} bins. On the diagonal a probability is as often right as it says; '
+            f'below it the region is there less often than it says.{more}</p>')
 
 
 def referral(found: dict) -> str:
@@ -46,21 +46,24 @@ def referral(found: dict) -> str:
              f'{number(entry["low"])} to {number(entry["high"])}', str(entry['n'])] for name, entry in found.items()]
     head = ['Region', 'Area under it', 'At random', 'Best there can be', 'Spearman', '95 % interval', 'Cases']
     return (f'{picture(curves(found), "Mean Dice of the cases kept against the share that is referred")}'
-            f'{table(head, rows)}<p class="small">The cases that the network is least sure of are referred to a person; '
-            'the line is the mean Dice of the others. Confidence is the Dice that the probabilities of a case expect; '
-            'Spearman is its rank correlation with the Dice that was reached.</p>')
+            f'{table(head, rows)}<p class="small">The cases that the network is least sure of are referred to a '
+            'person; the line is the mean Dice of the others. Confidence is the Dice that the probabilities of a case '
+            'expect; Spearman is its rank correlation with the Dice that was reached.</p>')
 
 
 def gains(found: dict) -> str:
     """What each step of post-processing gained."""
     if not found['gains']:
-        return (f'Nothing was done: {found["patients"]} patients to tune on, of which {FEWEST} are needed')
-    rows = [[name, SAID.get(step, step), f'{found["limits"].get(step, {}).get(name) or ""}',
-             number(e['difference'], '+'), f'{number(e["low"], "+")} to {number(e["high"], "+")}', str(e['n'])]
-            for name, steps in found['gains'].items() for step, e in steps.items()]
+        return f'Nothing was done: {found["patients"]} patients to tune on, of which {FEWEST} are needed'
+    rows = []
+    for name, steps in found['gains'].items():
+        for step, e in steps.items():
+            limit = found['limits'].get(step, {}).get(name) or ''
+            rows.append([name, SAID.get(step, step), str(limit), number(e['difference'], '+'),
+                         f'{number(e["low"], "+")} to {number(e["high"], "+")}', str(e['n'])])
     return (table(['Region', 'Step', 'Taken with', 'Gain in Dice', '95 % interval', 'Cases'], rows) +
-            '<p class="small">On validation cases, each with limits that were chosen on other patients. A step without '
-            'a limit was not taken. Sizes in mm³, of images in pixels.</p>')
+            '<p class="small">On validation cases, each with limits that were chosen on other patients. A step '
+            'without a limit was not taken. Sizes in mm³, of images in pixels.</p>')
 
 
 def number(value: float | None, sign: str = '') -> str:
@@ -69,8 +72,9 @@ def number(value: float | None, sign: str = '') -> str:
 
 def table(head: list[str], rows: list[list[str]]) -> str:
     top = ''.join(f'<th scope="col">{escape(text)}</th>' for text in head)
-    body = ''.join(f'<tr><th scope="row">{escape(row[0])}</th>{"".join(f"<td>{escape(cell)}</td>" for cell in row[1:])}'
-                   '</tr>' for row in rows)
+    body = ''
+    for name, *cells in rows:
+        body += f'<tr><th scope="row">{escape(name)}</th>{"".join(f"<td>{escape(cell)}</td>" for cell in cells)}</tr>'
     return f'<div class="wide"><table class="plain"><thead><tr>{top}</tr></thead><tbody>{body}</tbody></table></div>'
 
 
