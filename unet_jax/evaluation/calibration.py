@@ -49,7 +49,7 @@ def means(counts: np.ndarray) -> np.ndarray:
 
 def heated(counts: np.ndarray, temperature: float) -> np.ndarray:
     """The tally of the same voxels after a temperature."""
-    return np.stack([*counts[:2], counts[0] * calibrated(means(counts), [temperature])])
+    return np.stack([*counts[:2], counts[0] * calibrated(means(counts)[:, None], [temperature])[:, 0]])
 
 
 def reliability(counts: np.ndarray) -> list[list[float]]:
@@ -81,7 +81,7 @@ def scores(counts: np.ndarray) -> dict[str, float]:
 
 def likelihood(counts: np.ndarray, temperature: float = 1.0) -> float:
     """Mean negative log-likelihood of the voxels of a tally after a temperature."""
-    m = np.clip(calibrated(means(counts), [temperature]), TINY, 1 - TINY)
+    m = np.clip(calibrated(means(counts)[:, None], [temperature])[:, 0], TINY, 1 - TINY)
     return float(-(counts[1] * np.log(m) + (counts[0] - counts[1]) * np.log1p(-m)).sum() / counts[0].sum())
 
 

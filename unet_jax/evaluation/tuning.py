@@ -15,7 +15,7 @@ from unet_jax.annotations import labels
 from unet_jax.evaluation import overlap
 from unet_jax.evaluation.statistics import paired
 from unet_jax.evaluation.table import aligned
-from unet_jax.inference.postprocess import STEPS, Limits, Step, apply
+from unet_jax.inference.postprocess import STEPS, Limits, Step, apply, surroundings
 
 FOLDS = 5
 FEWEST = 3  # patients, of which two choose and the third tells
@@ -64,13 +64,9 @@ def over(table: np.ndarray) -> float:
 
 
 def crop(group: str, reference: np.ndarray, masks: np.ndarray, probability: np.ndarray, voxel: float) -> Tuned:
-    """A `Tuned` of arrays (…, R), with a margin of one voxel, so that a hole stays one and the outside none."""
-    least = min(value for value in STEPS[0].values)
-    anything, box = (reference | masks | (probability > least)).any(-1), []
-    for axis in range(anything.ndim):
-        where = np.flatnonzero(anything.any(tuple(a for a in range(anything.ndim) if a != axis)))
-        box.append(slice(max(where[0] - 1, 0), where[-1] + 2) if len(where) else slice(0, 1))
-    return Tuned(group, *(array[tuple(box)].copy() for array in (reference, masks, probability)), voxel)
+    """A `Tuned` of arrays (…, R)."""
+    box = surroundings(reference | masks, probability, {'threshold': STEPS[0].values})
+    return Tuned(group, *(array[box].copy() for array in (reference, masks, probability)), voxel)
 
 
 def split(scores: Scores, which: Sequence[int]) -> list[list[int]]:

@@ -86,8 +86,8 @@ def apply(masks: np.ndarray, probability: np.ndarray, limits: Limits, *, region_
     """
     if not limits:
         return masks
-    outer = labels.containing(region_bits)
-    masks = nested(masks, outer)
+    outer, box, found = labels.containing(region_bits), surroundings(masks, probability, limits), masks.copy()
+    masks, probability = nested(masks[box], outer), probability[box]
     for step in STEPS:
         for r in labels.outer_first(region_bits) if step.name in limits else ():
             if limit := limits[step.name][r]:
@@ -97,7 +97,21 @@ def apply(masks: np.ndarray, probability: np.ndarray, limits: Limits, *, region_
                     if r in outer[q] and step.function is not threshold:
                         masks[..., q] &= masks[..., r]
         masks = nested(masks, outer)
-    return masks
+    found[box] = masks
+    return found
+
+
+def surroundings(masks: np.ndarray, probability: np.ndarray, limits: Limits) -> tuple[slice, ...]:
+    """Where anything is, or could become, predicted, and a voxel more, so that a hole stays one and the outside
+    none."""
+    anything = masks.any(-1)
+    if lower := [limit for limit in limits.get('threshold', ()) if limit]:
+        anything |= (probability > min(lower)).any(-1)
+    box = []
+    for axis in range(anything.ndim):
+        where = np.flatnonzero(anything.any(tuple(a for a in range(anything.ndim) if a != axis)))
+        box.append(slice(max(where[0] - 1, 0), where[-1] + 2) if len(where) else slice(0, 1))
+    return tuple(box)
 
 
 def nested(masks: np.ndarray, outer: list[list[int]]) -> np.ndarray:

@@ -16,15 +16,17 @@ def calibrated(probability: np.ndarray, temperatures) -> np.ndarray:
     exact at 0, 1/2 and 1. No temperatures: the probabilities themselves."""
     if len(temperatures) == 0:
         return probability
-    power = np.asarray(1 / np.asarray(temperatures), probability.dtype)
-    probability = np.clip(probability, 0, 1)  # a mean of ones may be 1.0000001
-    there, rest = probability ** power, (1 - probability) ** power
-    return there / (there + rest)
+    found = np.empty_like(probability)
+    for r, temperature in enumerate(temperatures):  # numpy is slow on a last axis of three
+        p = np.clip(np.ascontiguousarray(probability[..., r]), 0, 1)  # a mean of ones may be 1.0000001
+        there, rest = p ** p.dtype.type(1 / temperature), (1 - p) ** p.dtype.type(1 / temperature)
+        found[..., r] = there / (there + rest)
+    return found
 
 
 def uncalibrated(threshold: np.ndarray, temperatures) -> np.ndarray:
     """Thresholds (R,) of calibrated probabilities -> those of the network's own, with the same masks."""
-    return calibrated(threshold, 1 / np.asarray(temperatures))
+    return calibrated(threshold, [1 / temperature for temperature in temperatures])
 
 
 def uncertainty(probability):
