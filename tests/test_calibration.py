@@ -103,18 +103,20 @@ def test_referral_by_hand():
     sure, dice = np.array([0.2, 0.9, 0.5, 0.5]), np.array([0.1, 1.0, 0.4, 0.8])
     assert referral.kept(sure, dice) == pytest.approx([2.3 / 4, 2.2 / 3, 1.6 / 2, 1.0])  # of the equals either goes
     table = pd.DataFrame({'case': list('abcde'), 'group': list('abcde'), 'region': 'WT',
-                          'confidence': [*sure, 0.7], 'dice': [*dice, math.nan]})
+                          'confidence': [*sure, 0.7], 'dice': [*dice, math.nan], 'tp': [1, 0, 1, 1, 0], 'fn': 0})
     found = referral.summarise(table)['WT']
     assert found['n'] == 4 and found['area'] == pytest.approx(np.mean([0.575, 2.2 / 3, 0.8, 1.0]))
     assert found['area_random'] == pytest.approx(0.575) and found['area_best'] >= found['area']
     assert found['curve'][0] == [0.0, pytest.approx(0.575)] and found['curve'][-1] == [0.75, 1.0]
     assert found['spearman'] == pytest.approx(pd.Series(sure).corr(pd.Series(dice), method='spearman'))
     assert found['low'] <= found['spearman'] <= found['high']
+    assert found['with_region']['n'] == 3 and found['with_region']['area_random'] == pytest.approx(1.3 / 3)
+    assert [said for said, _ in referral.lines({'WT': found})] == ['WT', 'WT, with region']
 
 
 def test_confidence_that_says_nothing_has_no_correlation_and_no_area():
     table = pd.DataFrame({'case': range(9), 'group': range(9), 'region': 'WT', 'confidence': 0.5,
-                          'dice': np.linspace(0, 1, 9)})
+                          'dice': np.linspace(0, 1, 9), 'tp': 1, 'fn': 0})
     found = referral.summarise(table)['WT']
     assert found['spearman'] is None and found['area'] == pytest.approx(found['area_random'])
     assert referral.summarise(table.drop(columns='confidence')) == {}

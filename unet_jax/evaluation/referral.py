@@ -55,26 +55,41 @@ def spearman(a: np.ndarray, b: np.ndarray, groups: np.ndarray, seed: int, resamp
 
 def summarise(cases: pd.DataFrame, *, seed: int = 0) -> dict:
     """{region: {'n', 'area', 'area_random', 'area_best', 'spearman', 'low', 'high', 'curve': [[share referred, mean
-    Dice of the others]]}} from a table of cases with confidence, Dice and group; {} without.
+    Dice of the others]], 'with_region': the same}} from a table of cases with confidence, Dice, tp, fn and group; {}
+    without.
 
     The areas are means of the curve over all shares: by confidence; as many at random, which is the mean Dice; and in
     the order of Dice itself, the best there can be. Cases without a Dice (NaN) do not count. None for NaN.
+    'with_region' is of the cases that have the region in the reference: those without, often easy, may make confidence
+    look better than it is.
     """
     found = {}
     for region, rows in cases.groupby('region', sort=False) if 'confidence' in cases else ():
         rows = rows[rows.dice.notna() & rows.confidence.notna()]
-        if rows.empty:
-            continue
-        sure, dice = rows.confidence.to_numpy(float), rows.dice.to_numpy(float)
-        line, n = kept(sure, dice), len(rows)
-        related = spearman(sure, dice, rows.group.to_numpy(), seed)
-        numbers = dict(zip(('spearman', 'low', 'high'), related, strict=True))
-        places = np.unique(np.linspace(0, n - 1, min(n, POINTS)).astype(int))
-        found[region] = {'n': n, 'area': float(line.mean()), 'area_random': float(dice.mean()),
-                         'area_best': float(kept(dice, dice).mean()),
-                         **{key: None if np.isnan(value) else value for key, value in numbers.items()},
-                         'curve': [[float(k / n), float(line[k])] for k in places]}
+        some = rows[rows.tp + rows.fn > 0]
+        if len(some):
+            found[region] = of_rows(rows, seed) | {'with_region': of_rows(some, seed)}
     return found
+
+
+def of_rows(rows: pd.DataFrame, seed: int) -> dict:
+    """The numbers of `summarise` of the rows of a region."""
+    sure, dice = rows.confidence.to_numpy(float), rows.dice.to_numpy(float)
+    line, n = kept(sure, dice), len(rows)
+    related = spearman(sure, dice, rows.group.to_numpy(), seed)
+    numbers = dict(zip(('spearman', 'low', 'high'), related, strict=True))
+    places = np.unique(np.linspace(0, n - 1, min(n, POINTS)).astype(int))
+    return {'n': n, 'area': float(line.mean()), 'area_random': float(dice.mean()),
+            'area_best': float(kept(dice, dice).mean()),
+            **{key: None if np.isnan(value) else value for key, value in numbers.items()},
+            'curve': [[float(k / n), float(line[k])] for k in places]}
+
+
+def lines(referral: dict) -> list[tuple[str, dict]]:
+    """(what is said, its numbers): each region, and where it is another number the cases that have it."""
+    return [(said, entry) for name, everyone in referral.items()
+            for said, entry in ((name, everyone), (f'{name}, with region', everyone['with_region']))
+            if entry is everyone or entry['n'] != everyone['n']]
 
 
 def text(referral: dict) -> str:
@@ -87,6 +102,6 @@ def text(referral: dict) -> str:
 
     rows = [('region', 'area', 'at random', 'best', 'Spearman', '95 % interval', 'n')]
     rows += [(name, *(number(e[key]) for key in ('area', 'area_random', 'area_best', 'spearman')),
-              f'{number(e["low"])} .. {number(e["high"])}', str(e['n'])) for name, e in referral.items()]
+              f'{number(e["low"])} .. {number(e["high"])}', str(e['n'])) for name, e in lines(referral)]
     return ('\nDoes confidence predict failure? Area under the mean Dice of the cases kept, against the share '
             f'referred, and\nrank correlation of confidence and Dice:\n{aligned(rows, 1)}\n')

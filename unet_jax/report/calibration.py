@@ -6,6 +6,7 @@ from html import escape
 from matplotlib.figure import Figure
 
 from unet_jax.evaluation.calibration import MARGIN, SHOWN
+from unet_jax.evaluation.referral import lines
 from unet_jax.evaluation.tuning import FEWEST, SAID
 from unet_jax.report import plainly
 from unet_jax.report.curves import TRAIN, WIDTH, svg
@@ -43,7 +44,7 @@ def calibration(found: dict) -> str:
 def referral(found: dict) -> str:
     """The curves of Dice against the share referred, and a table of their areas."""
     rows = [[name, *(number(entry[key]) for key in ('area', 'area_random', 'area_best', 'spearman')),
-             f'{number(entry["low"])} to {number(entry["high"])}', str(entry['n'])] for name, entry in found.items()]
+             f'{number(entry["low"])} to {number(entry["high"])}', str(entry['n'])] for name, entry in lines(found)]
     head = ['Region', 'Area under it', 'At random', 'Best there can be', 'Spearman', '95 % interval', 'Cases']
     return (f'{picture(curves(found), "Mean Dice of the cases kept against the share that is referred")}'
             f'{table(head, rows)}<p class="small">The cases that the network is least sure of are referred to a '
