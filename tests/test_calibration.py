@@ -57,6 +57,7 @@ def test_a_known_temperature_is_found_and_mends_the_errors(temperature):
     assert found == pytest.approx(temperature, rel=0.03) and found == calibration.fit(counts)
     told = calibration.summarise(np.stack([counts]), ('WT',), (found,))['WT']
     assert told['after']['ece'] < 0.005 and (temperature == 1 or told['before']['ece'] > 10 * told['after']['ece'])
+    assert told['after']['nll'] <= told['before']['nll'] + 1e-9
     alone = calibration.scores(calibration.tally(calibrated(p[:, None], [found])[:, 0], true))
     assert told['after']['ece'] == pytest.approx(alone['ece'], abs=1e-3)
 

@@ -74,6 +74,7 @@ def test_evaluation_tells_calibration_before_and_after_confidence_and_gains(volu
     assert cases.confidence.between(0, 1).all()
     page = (run / 'report.html').read_text()
     assert all(f'<h2>{title}</h2>' in page for title in ('Calibration', 'Confidence', 'Post-processing'))
+    assert '"uncertainty":[' in page.replace(': ', ':')  # of the viewer
     for path in (run / 'predictions/test').glob('*.nii.gz'):
         unsure = nibabel.load(run / 'predictions/test/uncertainty' / path.name)
         assert unsure.shape == (*nibabel.load(path).shape, 3) and np.asarray(unsure.dataobj).max() <= 100

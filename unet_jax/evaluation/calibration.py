@@ -18,6 +18,7 @@ from unet_jax.inference.temperature import calibrated
 MARGIN = 10  # mm; pixels of images
 BINS, FAR = 1024, 16.0  # of the logit, from -FAR to FAR
 SHOWN = 15  # bins of the errors and of the reliability diagram
+ERRORS = ('ece', 'mce', 'ace', 'brier', 'nll')
 HOTTEST, TINY = 10.0, 1e-7  # temperatures lie between 1 / HOTTEST and HOTTEST; probabilities of the likelihood inside
 
 
@@ -65,18 +66,19 @@ def scores(counts: np.ndarray) -> dict[str, float]:
 
     ece, mce: mean, weighted by voxels, and maximum of |probability - share that is true| over SHOWN bins of equal
     width (Naeini et al. 2015, AAAI); ace: the mean over SHOWN bins of equal counts (Nixon et al. 2019,
-    arXiv:1904.01685); brier: the mean of (p - y)² (Brier 1950).
+    arXiv:1904.01685); brier: the mean of (p - y)² (Brier 1950); nll: `likelihood`, by which temperatures are fitted.
     """
     total = counts[0].sum()
     if not total:
-        return dict.fromkeys(('ece', 'mce', 'ace', 'brier'), float('nan'))
+        return dict.fromkeys(ERRORS, float('nan'))
     shown, m = np.array(reliability(counts)), means(counts)
     gaps = np.abs(shown[:, 0] - shown[:, 1])
     edges, at = np.linspace(0, total, SHOWN + 1), np.append(0, np.cumsum(counts[0]))
     true, sums = (np.diff(np.interp(edges, at, np.append(0, np.cumsum(row)))) for row in counts[1:])
     return {'ece': float((gaps * shown[:, 2]).sum() / total), 'mce': float(gaps.max()),
             'ace': float(np.abs(true - sums).mean() * SHOWN / total),
-            'brier': float((counts[0] * m ** 2 - 2 * m * counts[1] + counts[1]).sum() / total)}
+            'brier': float((counts[0] * m ** 2 - 2 * m * counts[1] + counts[1]).sum() / total),
+            'nll': likelihood(counts)}
 
 
 def likelihood(counts: np.ndarray, temperature: float = 1.0) -> float:
@@ -98,7 +100,7 @@ def fit(counts: np.ndarray) -> float:
 
 def summarise(counts: np.ndarray, names: tuple[str, ...], temperatures: tuple[float, ...] = ()) -> dict:
     """Of tallies (R, 3, BINS) of the network's own probabilities: {region: {'voxels', 'temperature', 'before' and,
-    with temperatures, 'after': {ece, mce, ace, brier, 'reliability'}}}; {} where there is no voxel."""
+    with temperatures, 'after': {ERRORS, 'reliability'}}}; {} where there is no voxel."""
     if not counts[:, 0].sum():
         return {}
     told = {}
@@ -113,11 +115,11 @@ def text(calibration: dict) -> str:
     """The numbers as an aligned table; '' of {}."""
     if not calibration:
         return ''
-    rows = [('region', 'probabilities', 'ece', 'mce', 'ace', 'brier', 'temperature')]
+    rows = [('region', 'probabilities', *ERRORS, 'temperature')]
     for name, entry in calibration.items():
         for stage, said in (('before', 'as the network gives them'), ('after', 'calibrated')):
             if stage in entry:
-                rows.append((name, said, *(f'{entry[stage][key]:.4f}' for key in ('ece', 'mce', 'ace', 'brier')),
+                rows.append((name, said, *(f'{entry[stage][key]:.4f}' for key in ERRORS),
                              f'{entry["temperature"]:.3f}' if stage == 'after' else ''))
     return (f'\nCalibration over all voxels of the box around the reference, with a margin of {MARGIN} mm (pixels):\n'
             f'{aligned(rows, 2)}\n')

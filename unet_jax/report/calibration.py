@@ -12,7 +12,8 @@ from unet_jax.report import plainly
 from unet_jax.report.curves import TRAIN, WIDTH, svg
 from unet_jax.report.overlays import colour
 
-ERRORS = {'ece': 'Expected calibration error', 'mce': 'Maximum', 'ace': 'Adaptive', 'brier': 'Brier score'}
+ERRORS = {'ece': 'Expected calibration error', 'mce': 'Maximum', 'ace': 'Adaptive', 'brier': 'Brier score',
+          'nll': 'Log-likelihood (negative)'}
 STAGES = {'before': 'as the network gives them', 'after': 'calibrated'}
 
 
@@ -89,7 +90,7 @@ def diagrams(found: dict) -> Figure:
     """A reliability diagram a region: share of voxels in it against probability, before (grey) and after."""
     across = min(len(found), 3)
     down = -(-len(found) // across)
-    figure = Figure(figsize=(WIDTH, WIDTH / across * down + 0.3), layout='constrained')
+    figure = Figure(figsize=(WIDTH, 2.4 * down + 0.3), layout='constrained')
     grid = figure.subplots(down, across, squeeze=False, sharex=True, sharey=True).ravel()
     for axes in grid[len(found):]:
         axes.set_visible(False)
