@@ -1,5 +1,6 @@
 """Calibration by hand and against single voxels; a temperature that is known is found; referral by hand."""
 import math
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -7,6 +8,7 @@ import pytest
 
 from unet_jax.annotations import labels
 from unet_jax.evaluation import calibration, referral
+from unet_jax.inference.predictor import Predictor, to_bits
 from unet_jax.inference.temperature import calibrated, uncalibrated
 
 
@@ -83,8 +85,12 @@ def test_no_temperature_moves_a_mask_at_one_half_and_others_move_as_they_should(
     at = uncalibrated(np.full(3, 0.3), temperatures).astype(np.float32)
     assert np.array_equal(p > at, warm > 0.3) and not np.array_equal(p > at, p > 0.3)
     regions = (labels.Region('a', (1, 2), 1), labels.Region('b', (2,), 2))
-    bits = labels.from_probabilities(p[:, :2], threshold=at[:2], regions=regions, classes=(1, 2))
-    assert np.array_equal(labels.region_masks(bits, (3, 2))[:, 1], p[:, 1] > at[1])
+    experiment = SimpleNamespace(config=SimpleNamespace(evaluation=SimpleNamespace(threshold=0.3)), regions=regions,
+                                 classes=(1, 2), region_bits=(3, 2))
+    predictor = Predictor(experiment, (), None, None, temperatures=temperatures[1:])
+    bits = to_bits(predictor, p[:, 1:], voxel=1.0)
+    there = warm[:, 1:] > 0.3
+    assert np.array_equal(labels.region_masks(bits, (3, 2)), np.stack([there.any(-1), there[:, 1]], 1))
 
 
 def test_the_box_is_that_of_the_reference_with_a_margin_in_mm():

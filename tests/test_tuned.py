@@ -102,6 +102,10 @@ def test_prediction_the_model_file_and_the_api_give_what_evaluation_gave(volumes
     load = unet_jax.load(tmp_path / 'model.zip')
     plain = unet_jax.load(run, checkpoint='latest', changes={
         'evaluation.calibrate': False, 'evaluation.postprocess': False, 'evaluation.threshold': 0.45})
+    warm = unet_jax.load(tmp_path / 'model.zip', changes={'evaluation.postprocess': False})(sources[0])
+    wt, tc, et = warm.probabilities.values()
+    for name, most in (('WT', np.max([wt, tc, et], 0)), ('TC', np.maximum(tc, et)), ('ET', et)):
+        assert np.array_equal(warm.masks[name], most > 0.45)
     for path, source in zip(masks, sources, strict=True):
         unsure = voxels(run / 'predictions/test/uncertainty' / path.name)
         for folder in (tmp_path / 'a', tmp_path / 'b'):
