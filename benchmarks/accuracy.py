@@ -134,15 +134,17 @@ def score(one, rows, probability: np.ndarray) -> dict:
     """What `tables` gives, of probabilities at the network's size, by the code that scores ours."""
     import pandas as pd
 
+    from unet_jax.annotations import labels
     from unet_jax.evaluation import cases
-    from unet_jax.inference import predictor
     from unet_jax.pipeline import decode
     rows = cases.by_case(rows[rows.subset == 'test'].reset_index(drop=True))
 
     def arrays():
         for k, row in enumerate(rows.itertuples()):
             enlarged = decode.extract(probability[k].astype(np.float32), height=row.height, width=row.width)
-            yield k, (decode.decode_label(row, one.settings), predictor.to_bits(one, enlarged))
+            bits = labels.from_probabilities(enlarged, threshold=one.config.evaluation.threshold, regions=one.regions,
+                                             classes=one.classes)
+            yield k, (decode.decode_label(row, one.settings), bits)
 
     lines, images = [], []
     for case in cases.stack(rows, arrays()):

@@ -264,8 +264,11 @@ FIELDS = {
         'the score of QU-BraTS 2020; to predict, a map beside each mask; unsure is what has a probability near 1/2'),
     'evaluation.overlap': Field(0.5, number(0, 1, below=True),
         'of volumes, the share of a window that its neighbour sees too'),
+    'evaluation.calibrate': Field(False, truth,
+        'probabilities are calibrated by a temperature a region, fitted on the subset train.validate'),
     'evaluation.postprocess': Field(False, truth,
-        'small components go, by limits tuned on the valid subset', only=VOLUMES),
+        'masks are cleaned by the steps of inference/postprocess.py that help those patients of the subset '
+        'train.validate on whom their limits were not tuned'),
     'evaluation.modality_subsets': Field(False, truth,
         'Dice with each of the subsets of modalities alone (15 of four)', only=VOLUMES),
     'evaluation.pictures': Field(3, whole(0, 1000), 'overlays each of the worst, median and best cases'),

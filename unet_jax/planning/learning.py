@@ -15,7 +15,7 @@ def loss(found: dict) -> list[Decision]:
     pixels = min((r['pixels'] for r in found['regions']), default=1.0)
     # of patches two thirds may show none; and the slices of a patient are scored as one volume
     batch = present < RARE or found['kind'] == 'volume' or found['stacked']
-    why = (f'a region is in {100 * present:.0f} % of the {found["kind"]} and {100 * pixels:.2g} % of the body; '
+    why = (f'a region is in {100 * present:.0f} % of the {found["kind"]}s and {100 * pixels:.2g} % of the body; '
            + ('Dice image by image would teach to answer nothing' if batch else 'nearly every image shows it'))
     return [Decision({'loss.batch_dice': batch, 'loss.terms': (('dice', 1.0), ('cross_entropy', 1.0))}, why),
             *class_weights([r['pixels'] for r in found['regions']])]

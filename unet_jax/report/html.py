@@ -18,7 +18,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from unet_jax.errors import InputError
-from unet_jax.report import overlays, viewer
+from unet_jax.report import calibration, overlays, viewer
 from unet_jax.report.curves import curves, dice_distribution, svg
 from unet_jax.report.scores import headline, metrics_table, number
 from unet_jax.report.style import STYLE
@@ -84,6 +84,7 @@ def write(folder: Path, subset: str, examples: Sequence[Example], *, run: Path |
         ('Learning curves', _learning(workdir, pictures, start, summary)),
         ('Metrics', unscored or (metrics_table(summary) if summary else todo)),
         *compared(folder / 'evaluation' / subset),
+        *calibration.sections(summary),
         ('Dice of every case', unscored or (_chart(dice_distribution(rows), pictures / 'dice.png',
                                                    'Dice of every case') if rows is not None else todo)),
         ('Cases', unscored or (_overlays(examples, pictures) if examples else todo.replace('evaluated', 'drawn'))),
