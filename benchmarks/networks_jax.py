@@ -23,8 +23,8 @@ def create(size: tuple[int, ...], channels: int, features: tuple[int, ...], *, b
     1e-3, neither clipping nor averaging. Sets the process up as main.py does, before jax starts."""
     config = default.get_config()
     with config.unlocked():
-        config.data.update({'format': 'brats_h5', 'size': tuple(size), 'channels': channels, 'standardise': False,
-                            'categories': (1, 2, 3), 'names': ('NCR', 'ED', 'ET'), 'regions': REGIONS})
+        config.data.update({'format': 'brats_h5' if len(size) == 2 else 'nifti', 'size': tuple(size),
+                            'channels': channels, 'standardise': False, 'categories': (1, 2, 3), 'names': ('NCR', 'ED', 'ET'), 'regions': REGIONS})
         config.model.update({'features': tuple(features), 'encoder_blocks': (blocks,) * len(features),
                              'decoder_blocks': (blocks,) * (len(features) - 1), 'downsample': downsample,
                              'dtype': dtype, 'remat': remat})
@@ -33,6 +33,7 @@ def create(size: tuple[int, ...], channels: int, features: tuple[int, ...], *, b
             config.augment.update(OFF)
         config.optimizer.update({'schedule': 'constant', 'clip': 0.0, 'ema': 0.0})
         config.train.batch_size = config.evaluation.batch_size = batch
+        config.evaluation.engine = 'jax'
     start.start(config.lock(), Path('.'))
     return experiments.create(config)
 
