@@ -53,7 +53,7 @@ def patients_of(frame, folds: int, fold: int, valid: float, seed: int) -> dict[s
     from unet_jax.annotations import split
     rows = frame.drop_duplicates('path')
     strata = rows.category_id.notna().astype(float)
-    number = split.k_folds(rows.group, folds, seed, strata=strata)
+    number = split.k_folds(rows.group, folds, seed=seed, strata=strata)
     rest = rows[number != fold]
     part = split.by_group(rest.group, (1 - valid, valid, 0), seed, strata=strata[number != fold])
     found = {name: sorted(set(rest.case[part == name])) for name in ('train', 'valid')}
@@ -166,8 +166,8 @@ def score(one, rows, probability: np.ndarray) -> dict:
 
     def arrays():
         for k, row in enumerate(rows.itertuples()):
-            enlarged = decode.extract(probability[k].astype(np.float32), row.height, row.width)
-            yield k, (predictor.to_bits(one, enlarged), decode.decode_label(row, one.settings))
+            enlarged = decode.extract(probability[k].astype(np.float32), height=row.height, width=row.width)
+            yield k, (decode.decode_label(row, one.settings), predictor.to_bits(one, enlarged))
 
     lines, images = [], []
     for case in cases.stack(rows, arrays()):

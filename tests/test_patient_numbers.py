@@ -117,7 +117,7 @@ def volumes(tmp_path_factory):
     workdir.save_config(place / 'run', config)
     begun = state.create(init_params(create(config)), optax.sgd(0.1))
     checkpoint.save(place / 'run/checkpoints', begun, score=None, notes={}, keep=1)
-    told = {'checkpoint': 0, 'component': 30.0, 'enhancing': 0.0} | {
+    told = {'checkpoint': 0, 'component': 30.0, 'enhancing': 0.0, 'chosen_by': 'cases with the region'} | {
         name: config.evaluation[name] for name in ('convention', 'threshold', 'flips', 'overlap')}
     (place / 'run/postprocess.json').write_text(json.dumps(told))
     export(config, place / 'run', output=f'{place}/model.zip', which='latest')

@@ -43,7 +43,7 @@ from unet_jax.model.networks import NETWORKS
 from unet_jax.model.unet import CHOICES
 from unet_jax.training.losses import LOSSES
 
-VOLUMES, SLICES_TOO, IMAGES = 'volumetric', 'stacked', 'unspaced'
+VOLUMES, IMAGES = 'volumetric', 'unspaced'
 share, positive, per_axis = number(0, 1), number(0, above=True), several(whole(1, 8192), (2, 3))
 LEVELS = range(1, 11)
 channels = several(whole(1, 16384), LEVELS)
@@ -253,7 +253,7 @@ FIELDS = {
         'of the convention brats2025, tolerance of the NSD of whole regions', 'mm, or pixels of images'),
     'evaluation.lesions': Field('', one_of(('', *CHALLENGES)),
         'lesion-wise scores by the rules of this BraTS challenge in 2023-24, of volumes and stacked slices; with the '
-        'convention brats2025, which has its own, MET adds large and small lesions', only=SLICES_TOO),
+        'convention brats2025, which has its own, MET adds large and small lesions'),
     'evaluation.large_lesion': Field(20.0, positive,
         'of brats2025 with evaluation.lesions=MET, volume from which a lesion is large', 'mm³'),
     'evaluation.found_dice': Field(0.1, number(0, 1, above=True),

@@ -82,7 +82,7 @@ def fix_steps(member: together.Member, frame: pd.DataFrame, began: float) -> tog
 
     time.json is written before config.json, so that a run that is killed in between goes on with what it says.
     """
-    experiment, samples, folder = member
+    experiment, samples, folder, _ = member
     if (folder / budget.NAME).exists() or (folder / 'checkpoints').exists():
         return member
     subset = 'test' if (frame.subset == 'test').any() else experiment.config.train.validate

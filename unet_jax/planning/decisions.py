@@ -72,7 +72,7 @@ def decide(config: ConfigDict, found: dict[str, Any], on: Device, *, scale: floa
     scale: how much less memory than usual a step may take, at the expense first of the batch, then of the size.
     """
     fixed = given(config)
-    plan = volumes if found['kind'] == 'volumes' else images
+    plan = volumes if found['kind'] == 'volume' else images
     decided = [*plan(found, on, fixed, scale), *always(found, on)]
     left = [d._replace(changes={n: v for n, v in d.changes.items() if n not in fixed}) for d in decided]
     return [d for d in left if d.changes]
@@ -232,7 +232,7 @@ def loss(found: dict) -> list[Decision]:
     """Dice and cross-entropy; of the batch where regions are often absent."""
     present = min((r['images'] for r in found['regions']), default=1.0)
     pixels = min((r['pixels'] for r in found['regions']), default=1.0)
-    batch = present < RARE or found['kind'] == 'volumes'  # of patches two thirds may show none
+    batch = present < RARE or found['kind'] == 'volume'  # of patches two thirds may show none
     why = (f'a region is in {100 * present:.0f} % of the {found["kind"]} and {100 * pixels:.2g} % of the body; '
            + ('Dice image by image would teach to answer nothing' if batch else 'nearly every image shows it'))
     return [Decision({'loss.batch_dice': batch, 'loss.terms': (('dice', 1.0), ('cross_entropy', 1.0))}, why)]
@@ -272,7 +272,7 @@ def always(found: dict, on: Device) -> list[Decision]:
     what = [Decision({'model.dtype': 'float32' if on.kind == 'cpu' else 'bfloat16'},
                      'XLA is no faster in bfloat16 on processors' if on.kind == 'cpu' else
                      'half the traffic, which is what U-Nets wait for')]
-    if found['kind'] == 'images':
+    if found['kind'] == 'image':
         what.append(Decision({'evaluation.flips': True, 'evaluation.batch_size': divisible(16, on)},
                              'mirrored images are averaged where they are trained on'))
     return what

@@ -20,7 +20,7 @@ from unet_jax.experiment import data_folder
 from unet_jax.pipeline import decode, prepared
 from unet_jax.progress import bar
 
-SAMPLES = {'images': 240, 'volumes': 24}  # looked into; a volume of 240×240×155×4 takes about 2 s
+SAMPLES = {'image': 240, 'volume': 24}  # looked into; a volume of 240×240×155×4 takes about 2 s
 QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
 VALUES = 400  # of the foreground, and of the body, that each image adds to the intensities
 SIDE = 32  # pixels a side at which an image is compared with its mirror image
@@ -35,7 +35,7 @@ def fingerprint(config: ConfigDict, frame: pd.DataFrame) -> dict[str, Any]:
     of images as a share of the longer side. Raises InputError where no file can be read.
     """
     form = formats.named(config.data.format)
-    kind = 'volumes' if form.volumetric else 'images'
+    kind = 'volume' if form.volumetric else 'image'
     rows = prepared.rows(frame) if form.volumetric else frames.images(frame)
     own = rows[rows.subset == 'train'] if (rows.subset == 'train').any() else rows
     chosen = sample(own, SAMPLES[kind])
@@ -252,20 +252,20 @@ def plain(value: Any) -> Any:
 
 def prose(found: dict[str, Any]) -> str:
     """A paragraph."""
-    what = found['kind']
+    volumetric, what = found['kind'] == 'volume', f'{found["kind"]}s'
     whole = len(found['subsets']) and found['looked_into'] < found['images']
     shape = '×'.join(f'{n:g}' for n in median(found['shape']))
     parts = [f'{found["images"]} {what} of {found["patients"]} patients or sources ('
              + ', '.join(f'{n} {s}' for s, n in found['subsets'].items()) + ')'
              + (f'; {found["looked_into"]} of the training images were looked into, evenly spread' if whole else '')]
-    parts.append(f'The median size is {shape} {"voxels of " if what == "volumes" else "pixels"}' + (
-        '×'.join(f'{mm:.3g}' for mm in median(found['spacing'])) + ' mm' if what == 'volumes' else '')
+    parts.append(f'The median size is {shape} {"voxels of " if volumetric else "pixels"}' + (
+        '×'.join(f'{mm:.3g}' for mm in median(found['spacing'])) + ' mm' if volumetric else '')
         + f', of which the body takes {"×".join(f"{n:.0f}" for n in median(found["box"]))}')
     parts.append(f'{100 * found["positive"]:.0f} % of the {what} have a tumour drawn')
     for region in found['regions']:
         if region['diameter']:
-            unit = ' mm' if what == 'volumes' else ' % of the longer side'
-            across = median(region['diameter']) * (1 if what == 'volumes' else 100)
+            unit = ' mm' if volumetric else ' % of the longer side'
+            across = median(region['diameter']) * (1 if volumetric else 100)
             parts.append(f'{region["name"]}: in {100 * region["images"]:.0f} % of them, {100 * region["share"]:.1f} % '
                          f'of the body there, median diameter {across:.0f}{unit}')
         else:
