@@ -5,9 +5,10 @@
 
 Both start from a volume in memory, float16 as the cache has it, and end with the masks of three regions on the host.
 Windows: as many on both sides (asserted), though placed differently: here they are spread evenly, MONAI's last one is
-pushed back. The masks may differ where a probability is near ½; the share of voxels that do is printed. PyTorch runs in
-the fastest of eager and compiled, channels first and last, tried on one batch of windows; here run jax and the engines
-that are installed (unet_jax/inference/engines.py). Both also in bfloat16 where the processor has instructions for it.
+pushed back. The masks may differ where a probability is near ½; the share of voxels that do is printed. PyTorch runs
+in the fastest of eager and compiled, channels first and last, tried on one batch of windows; here run jax and the
+engines that are installed (unet_jax/inference/engines.py). Both also in bfloat16 where the processor has instructions
+for it.
 """
 import functools
 import os
