@@ -242,6 +242,9 @@ FIELDS = {
         'on a GPU one order of summation, so equal runs are equal bits; its cost was not measured'),
 
     'evaluation.batch_size': Field(16, whole(1, 10**6), 'samples segmented together'),
+    'evaluation.engine': Field('auto', one_of(('auto', 'jax', 'openvino', 'onnxruntime')),
+        'what computes the masks on a CPU; auto takes the fastest that is installed and agrees with jax; jax on '
+        'accelerators'),
     'evaluation.threshold': Field(0.5, number(0, 1, above=True, below=True),
         'the probability above which a pixel belongs to a region'),
     'evaluation.flips': Field(False, truth, 'average over mirrored inputs, along the axes of augment.flip'),

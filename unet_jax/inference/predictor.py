@@ -13,7 +13,7 @@ from unet_jax.annotations import labels
 from unet_jax.errors import InputError
 from unet_jax.experiment import Experiment, init_params, settle
 from unet_jax.experiment import create as create_experiment
-from unet_jax.inference import members, model_file, postprocess
+from unet_jax.inference import engines, members, model_file, postprocess
 from unet_jax.inference.temperature import calibrated, uncalibrated
 from unet_jax.model import unet
 from unet_jax.pipeline import decode, stream
@@ -31,6 +31,7 @@ class Predictor(NamedTuple):
     mesh: jax.sharding.Mesh  # the devices of this process
     temperatures: tuple[float, ...] = ()  # of the regions; () leaves the probabilities as they are
     limits: postprocess.Limits = {}
+    settle: Callable[['Predictor', dict], 'Predictor'] | None = None  # see `settled`
 
 
 class Segmented(NamedTuple):
@@ -47,7 +48,14 @@ def create(experiment: Experiment, *params: Any) -> Predictor:
     step = make_predict_step(experiment.config, module, experiment.region_bits)
     everywhere, split = sharding.replicated(mesh), sharding.split(mesh)
     return Predictor(experiment, tuple(jax.device_put(p, everywhere) for p in params),
-                     jax.jit(step, in_shardings=(everywhere, split), out_shardings=split), mesh)
+                     jax.jit(step, in_shardings=(everywhere, split), out_shardings=split), mesh,
+                     settle=engines.chooser(experiment.config.evaluation.engine, list(mesh.devices.flat)))
+
+
+def settled(predictor: Predictor, batch: dict) -> Predictor:
+    """`predictor` with the engine that config.evaluation.engine asks for, which is compared with jax on the first
+    `batch` (`engines.chooser`); it may then have one program for all its parameters."""
+    return predictor.settle(predictor, batch) if predictor.settle else predictor
 
 
 def restore(config: ConfigDict, folders: Sequence[Path], which: str) -> tuple[Predictor, int | str]:
@@ -100,6 +108,7 @@ def probabilities(predictor: Predictor, samples: Samples) -> Iterator[tuple[int,
     """(position in `samples`, probabilities (H, W, R) float32 at the network's size) of every sample, in order."""
     for batch in stream.once(samples, batch_size=predictor.experiment.config.evaluation.batch_size):
         placed = sharding.put(batch, predictor.mesh)
+        predictor = settled(predictor, placed)
         found = sum(np.asarray(predictor.program(params, placed)) for params in predictor.params)
         for k in np.flatnonzero(batch['valid']):
             yield int(batch['index'][k]), found[k] / np.float32(len(predictor.params))

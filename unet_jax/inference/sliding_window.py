@@ -17,7 +17,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from unet_jax.inference.predictor import Predictor, to_bits
+from unet_jax.inference.predictor import Predictor, settled, to_bits
 from unet_jax.pipeline.patches import extract, starts
 from unet_jax.pipeline.prepared import Grid, Volume, put_back
 from unet_jax.training import sharding
@@ -96,6 +96,13 @@ def windows(image: np.ndarray, size: tuple[int, int, int], layout: Layout, *, ba
         yield {k: np.pad(v, [(0, missing)] + [(0, 0)] * (v.ndim - 1)) for k, v in arrays.items()}
 
 
+def middle(image: np.ndarray, size: tuple[int, int, int], *, count: int, keep: np.ndarray) -> np.ndarray:
+    """(count, *size, C): windows in and about the middle of a volume, where there is more than air to compare by."""
+    centre = [(n - side) // 2 for n, side in zip(image.shape, size, strict=False)]
+    return np.stack([extract(image, start=[c + (k + 1) // 2 * (-1) ** k * (axis == k % 3) for axis, c in
+                                           enumerate(centre)], size=size) * keep for k in range(count)])
+
+
 def accumulate(predictor: Predictor, image: np.ndarray, layout: Layout, keep: np.ndarray
                ) -> tuple[jax.Array, list[np.ndarray]]:
     """(Σ weight · probability (*padded, R), Σ weight along each axis) of image (X, Y, Z, C).
@@ -104,6 +111,9 @@ def accumulate(predictor: Predictor, image: np.ndarray, layout: Layout, keep: np
     """
     experiment, mesh = predictor.experiment, predictor.mesh
     everywhere, size = sharding.replicated(mesh), experiment.settings.size
+    if predictor.settle:
+        shown = middle(image, size, count=experiment.config.evaluation.batch_size, keep=keep)
+        predictor = settled(predictor, sharding.put({'image': shown}, mesh))
     total = jax.device_put(jnp.zeros((*layout.padded, len(experiment.regions)), jnp.float32), everywhere)
     batch_size = experiment.config.evaluation.batch_size
     before = ()
