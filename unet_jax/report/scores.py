@@ -2,7 +2,7 @@
 from html import escape
 
 from unet_jax.evaluation.table import EMPTY, differs, left_out, penalty, said_of_spacing
-from unet_jax.report.overlays import colour
+from unet_jax.palette import colour
 
 METRICS = {'dice': 'Dice', 'iou': 'IoU', 'sensitivity': 'Sensitivity', 'specificity': 'Specificity',
            'nsd': 'NSD', 'hd95': 'HD95', 'surface_dice': 'Surface Dice', 'lesion_dice': 'Lesion-wise Dice',
