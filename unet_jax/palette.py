@@ -16,7 +16,7 @@ def rgb(r: int) -> tuple[int, int, int]:
 
 
 def of_values() -> list[int]:
-    """The palette of a label map: 256 × (red, green, blue). 0 is black; the values above it take the colours in turn."""
+    """The palette of a label map: 256 × (red, green, blue). 0 is black; values above it take the colours in turn."""
     return [0, 0, 0, *(byte for value in range(255) for byte in rgb(value))]
 
 
