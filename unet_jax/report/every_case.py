@@ -53,9 +53,9 @@ def table(rows: pd.DataFrame, drawn: Mapping[str, int]) -> str:
                 values += f'<td data-csv="{exact}">{number(value, name)}</td>'
         links = f'<a href="#case-{drawn[case]}">picture</a> <a href="#case-{drawn[case]}" data-walk="' \
             f'{drawn[case] - 1}">viewer</a>' if case in drawn else ''
-        body += f'<tr><th scope="row">{told}</th>{values}<td data-csv="">{links}</td></tr>'
+        body += f'<tr><th scope="row">{told}</th><td data-csv="">{links}</td>{values}</tr>'
     return (f'<div class="wide every" tabindex="0" role="region" aria-label="Every case"><table class="copied"><thead>'
-            f'<tr><th scope="col">Case</th>{top}<th scope="col">Shown</th></tr></thead>'
+            f'<tr><th scope="col">Case</th><th scope="col">Shown</th>{top}</tr></thead>'
             f'<tbody>{body}</tbody></table></div>'
             f'<p class="small">The lowest mean Dice first; all numbers are in cases.csv.</p>')
 
