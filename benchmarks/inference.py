@@ -27,6 +27,7 @@ def jax_worker(options) -> None:
     import jax
     import networks_jax
 
+    from unet_jax.annotations import labels
     from unet_jax.inference import predictor as inference
     from unet_jax.inference import sliding_window
     from unet_jax.pipeline.prepared import Grid, Volume
@@ -56,7 +57,8 @@ def jax_worker(options) -> None:
                     Grid(shape, 'LPS', 'LPS', (0, 0, 0), shape))
 
     def segment(path=''):
-        masks = sliding_window.segment(side('volume')[0], volume)
+        predictor = side('volume')[0]
+        masks = labels.region_masks(sliding_window.segment(predictor, volume), predictor.experiment.region_bits)
         if path:
             np.save(path, np.packbits(masks))
 

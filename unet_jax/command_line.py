@@ -18,8 +18,7 @@ from unet_jax.fields import truth
 from unet_jax.formats import inputs, recognise
 from unet_jax.workdir import default_folder, load_config
 
-flags.DEFINE_enum('mode', 'train', ['annotate', 'train', 'evaluate', 'predict', 'compare', 'plan', 'export',
-                           'report'],
+flags.DEFINE_enum('mode', 'train', ['annotate', 'train', 'evaluate', 'predict', 'compare', 'plan', 'export', 'report'],
                   'What to do.')
 flags.DEFINE_string('workdir', None, 'Where everything is written; runs/<config>-<data set> by default. To '
                     'evaluate and predict also a model file, which --mode=export writes.')

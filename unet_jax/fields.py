@@ -22,7 +22,7 @@ class Field(NamedTuple):
     kind: Kind
     meaning: str
     unit: str = ''
-    only: str = ''  # 'volumetric', 'stacked' or 'unspaced': no other format of data (formats/seam.py) has a use for it
+    only: str = ''  # 'volumetric' or 'unspaced': no other format of data (formats/seam.py) has a use for it
 
 
 def example(field: Field) -> str:

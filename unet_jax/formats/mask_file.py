@@ -52,7 +52,7 @@ def write_nifti(path: Path, ids: np.ndarray, *, like: Path | np.ndarray) -> None
     save_nifti(path, ids, np.uint8, like=like)
 
 
-def write_uncertainty(path: Path, values: np.ndarray, *, like: Path) -> None:
+def write_uncertainty(path: Path, values: np.ndarray, *, like: Path | None = None) -> None:
     """Shares from 0 (sure) to 1 as float32 NIfTI (X, Y, Z), or 0 to 65535 in a grey PNG of 16 bits (H, W)."""
     if values.ndim == 2:
         write_png(path, np.rint(values * 65535).astype(np.uint16))

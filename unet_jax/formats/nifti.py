@@ -62,5 +62,4 @@ FORMAT = Format(
     write=mask_file.write_nifti,
     dtype=np.float16,
     volumetric=True,
-    stacked=True,
 )

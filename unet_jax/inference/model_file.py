@@ -4,6 +4,7 @@
     config.json          the settled config of the run, without paths
     params.safetensors   the parameters that prediction uses, by name (huggingface.co/docs/safetensors, "Format")
     postprocess.json     the limits of post-processing and what they were tuned for, where they were
+    calibration.json     the temperatures of the regions and what they were fitted for, where they were
     used.json            [subset, case, group, path] of what it was trained on or chosen by, as `name_digest`s
     card.json, README.md the model card, for programs and for people
     seal.json            sha256 of every file above, and of itself
@@ -42,6 +43,7 @@ class Model(NamedTuple):
     used: list[list[str]] = []
     card: dict = {}
     page: str = ''  # the card in Markdown
+    calibration: dict | None = None  # as calibration.json of a work directory
 
 
 def is_model(path: str | Path) -> bool:
@@ -94,8 +96,8 @@ def pack(model: Model) -> bytes:
              'config.json': text(model.config), 'params.safetensors': safetensors.save(model.params),
              'used.json': json.dumps(model.used).encode(), 'card.json': text(model.card),
              'README.md': model.page.encode()}
-    if model.postprocess is not None:
-        files['postprocess.json'] = text(model.postprocess)
+    files |= {f'{name}.json': text(content) for name, content in
+              (('postprocess', model.postprocess), ('calibration', model.calibration)) if content is not None}
     sums = {name: hashlib.sha256(content).hexdigest() for name, content in files.items()}
     files['seal.json'] = text({'files': sums, 'sha256': sums_digest(sums)})
     whole = io.BytesIO()
@@ -120,7 +122,8 @@ def read(path: str | Path) -> Model:
     about, config, params = (read_json(path, 'model.json'), read_json(path, 'config.json'), read_params(path))
     page = read_file(path, 'README.md')
     return Model(config, about['checkpoint'], params, read_json(path, 'postprocess.json'),
-                 read_json(path, 'used.json') or [], read_json(path, 'card.json') or {}, (page or b'').decode())
+                 read_json(path, 'used.json') or [], read_json(path, 'card.json') or {}, (page or b'').decode(),
+                 read_json(path, 'calibration.json'))
 
 
 def read_params(path: str | Path) -> dict[str, np.ndarray]:

@@ -50,5 +50,6 @@ def read(config: ConfigDict, member: members.Member) -> model_file.Model:
     values['data'] |= dict.fromkeys(PATHS, '')
     values['train'] |= {'init_from': ''}  # its seal stays
     card = model_card.describe(settled, member, params)
-    return model_file.Model(values, member.step, params, model_card.tuned_limits(member), used, card,
-                            model_card.page(card))
+    limits = model_card.of_checkpoint(member, 'postprocess.json')
+    temperatures = model_card.of_checkpoint(member, 'calibration.json')
+    return model_file.Model(values, member.step, params, limits, used, card, model_card.page(card), temperatures)

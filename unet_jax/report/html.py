@@ -19,7 +19,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from unet_jax.errors import InputError
-from unet_jax.report import every_case, heading, overlays, viewer
+from unet_jax.report import calibration, every_case, heading, overlays, viewer
 from unet_jax.report.curves import curves, dice_distribution, svg
 from unet_jax.report.scores import headline, metrics_table, number
 from unet_jax.report.style import STYLE
@@ -88,6 +88,7 @@ def write(folder: Path, subset: str, examples: Sequence[Example], *, run: Path |
         ('Learning curves', _learning(workdir, pictures, start, summary)),
         ('Metrics', unscored or (metrics_table(summary) if summary else todo)),
         *compared(folder / 'evaluation' / subset),
+        *calibration.sections(summary),
         *every_case.modalities(folder / 'evaluation' / subset, (config or {}).get('seed', 0)),
         ('Dice of every case', unscored or (
             todo if rows is None else _chart(dice_distribution(rows), pictures / 'dice.png', _dice_in_words(rows)))),

@@ -13,7 +13,9 @@ METRICS = {'dice': 'Dice', 'iou': 'IoU', 'sensitivity': 'Sensitivity', 'specific
            'large_dice': 'Large lesions, Dice', 'large_nsd': 'Large lesions, NSD', 'large_hd95': 'Large lesions, HD95',
            'small_f1': 'Small lesions, F1', 'uncertainty_score': 'Uncertainty score',
            'uncertainty_dice': 'Dice by uncertainty, AUC', 'uncertainty_filtered_tp': 'Filtered TP, AUC',
-           'uncertainty_filtered_tn': 'Filtered TN, AUC', 'pooled_dice': 'Pooled Dice',
+           'uncertainty_filtered_tn': 'Filtered TN, AUC',
+           'ece': 'Expected calibration error', 'brier': 'Brier score', 'confidence': 'Confidence',
+           'pooled_dice': 'Pooled Dice',
            'component_f1': 'Connected parts found, F1'}
 
 
