@@ -184,11 +184,11 @@ def write(predictor: inference.Predictor, samples: cache.Samples | prepared.Volu
           + tuning.text(summary.get('postprocess')))
     if other:
         compare.compare(home, other, subset=subset)
-    report = html.write(home, subset, examples, run=chosen[0].folder,
-                        again=command(chosen, subset=subset, which=which, home=home))
     if len(fewer) and not summary.get('unscored'):
         write_text(target / 'modalities.csv', fewer.to_csv(index=False))
         print(modalities.text(fewer, convention=settings.convention, seed=seed))
+    report = html.write(home, subset, examples, run=chosen[0].folder,
+                        again=command(chosen, subset=subset, which=which, home=home))
     for said in tuned.words(predictor):
         print(f'{said[0].upper()}{said[1:]}; by the subset {experiment.config.train.validate}')
     if 'seen' in summary:
