@@ -20,7 +20,7 @@ $(error $(VENV) holds Python $(OTHER), not $(CHOSEN): make clean, or name anothe
 endif
 endif
 
-.PHONY: demo test test-oracles test-package lint setup lock clean
+.PHONY: demo test test-sets test-oracles test-package lint setup lock clean
 
 demo: $(VENV)/ready
 	$(BIN)/python main.py --config configs/phantom.py
@@ -33,6 +33,10 @@ test: lint
 test-oracles: $(VENV)-oracles/ready $(VENV)-brats/ready
 	$(VENV)-brats/bin/python -m pytest -q -rs tests/test_matched.py
 	JAX_PLATFORMS=cpu $(VENV)-oracles/bin/python -m pytest -q -rs tests/test_overlap.py tests/test_surface.py
+
+# Every made-up set of tests/made_sets.py trained by its own plan: about ten minutes of compilation on two cores.
+test-sets: $(VENV)/ready-test
+	JAX_PLATFORMS=cpu $(BIN)/python -m pytest -q -n 2 -m slow tests/test_auto.py
 
 # Wheel and sdist, installed into an empty environment and tried beside another project's configs/.
 test-package:
@@ -71,8 +75,20 @@ lock:
 	$(VENV)-lock/bin/python -m pip freeze > $(LOCK)
 	rm -rf $(VENV)-lock
 
+# Ours by its own plan against MONAI's U-Net after equal time, on the images of a folder: `make accuracy ROOT=DIR`, or with
+# `OPTIONS="--folds=0 --minutes=6"` more of benchmarks/accuracy.py. Ten minutes a fold and side, four folds.
+.PHONY: accuracy
+accuracy: $(VENV)-accuracy/ready
+	$(VENV)-accuracy/bin/python benchmarks/accuracy.py --root="$(ROOT)" $(OPTIONS)
+
+$(VENV)-accuracy/ready: $(LOCK) tests/oracles.txt
+	$(PYTHON) -m venv --clear $(VENV)-accuracy
+	echo '*' > $(VENV)-accuracy/.gitignore
+	$(VENV)-accuracy/bin/python -m pip install -q --disable-pip-version-check -c $(LOCK) -r $(LOCK) -r tests/oracles.txt
+	touch $@
+
 clean:
-	rm -rf $(VENV) $(VENV)-lock $(VENV)-oracles $(VENV)-brats runs
+	rm -rf $(VENV) $(VENV)-lock $(VENV)-oracles $(VENV)-accuracy $(VENV)-brats runs
 
 # Against PyTorch, MONAI, segmentation-models-pytorch and nnU-Net, in a venv of its own; about 45 minutes on two quiet
 # cores.

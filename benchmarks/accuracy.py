@@ -1,16 +1,18 @@
 """How well, after equal time: ours against MONAI's U-Net, patient by patient, on any set of images.
 
-    python benchmarks/accuracy.py --root=DIR --folds=4 --minutes=10        # pairs of image and mask, folds by patient
-    python benchmarks/accuracy.py --root=DIR --format=coco --folds=0       # the set's own subsets
-    python benchmarks/accuracy.py --root=DIR --config=configs/auto.py --set=train.batch_size=16
+    python benchmarks/accuracy.py --root=DIR                                # folds by patient, ten minutes each
+    python benchmarks/accuracy.py --root=DIR --folds=0 --minutes=6          # the set's own subsets
+    python benchmarks/accuracy.py --root=DIR --config=configs/coco.py --format=coco --set=train.batch_size=16
 
-Both train for so many minutes a fold on the same images, decoded once to the same size, and are scored on the same
-test patients by the same code: slices stacked to a volume, and image by image. They take turns, and every other fold
+Ours is what `main.py --config.train.minutes=10` does: plan, compilation, training, choosing the best checkpoint and
+its evaluation are all within the minutes, only decoding the images is apart. The peer trains for the whole of them,
+and its prediction is apart. Both see the same images, decoded once to the same size, and are scored on the same test
+patients by the same code: slices stacked to a volume, and image by image. They take turns, and every other fold
 begins with the other one. MONAI (accuracy_monai.py): UNet with 16 to 256 channels and two residual units, Dice of the
-batch + cross-entropy, flips, turns, zoom, brightness, batches of 16, a rate that falls to 0 at the end, bfloat16 where
-the processor has instructions for it; mirrored inputs are averaged where ours are. A share of the training patients is
-held back for choosing our best checkpoint, and neither trains on it. Compilation is apart, and told. The table and its
-numbers go to results/accuracy-<set>.md and .json.
+batch + cross-entropy, flips, turns, zoom, brightness, batches of 16, a rate that falls to 0 at the end, bfloat16
+where the processor has instructions for it; mirrored inputs are averaged where ours are. A share of the training
+patients is held back for choosing our best checkpoint, and neither trains on it. The table and its numbers go to
+results/accuracy-<set>.md and .json.
 """
 import contextlib
 import importlib.util
@@ -26,8 +28,6 @@ from pathlib import Path
 import common
 import numpy as np
 
-FEW = 9  # steps that are timed before the number of steps is fixed, in windows of WINDOW, of which the first compiles
-WINDOW = 3
 NAMES = {'here': 'unet_jax', 'monai': "MONAI's U-Net"}
 PER_CASE = 'volume Dice'  # of sets without slices, where an image is a case, Dice
 
@@ -53,41 +53,30 @@ def patients_of(frame, folds: int, fold: int, valid: float, seed: int) -> dict[s
     from unet_jax.annotations import split
     rows = frame.drop_duplicates('path')
     strata = rows.category_id.notna().astype(float)
-    number = split.k_folds(rows.group, folds, seed, strata=strata)
+    number = split.k_folds(rows.group, folds, seed=seed, strata=strata)
     rest = rows[number != fold]
     part = split.by_group(rest.group, (1 - valid, valid, 0), seed, strata=strata[number != fold])
     found = {name: sorted(set(rest.case[part == name])) for name in ('train', 'valid')}
     return found | {'test': sorted(set(rows.case[number == fold]))}
 
 
-def steps_in(seconds: float, rate: float, config, validated: int) -> int:
-    """Steps that fit into so many seconds, with three validations, at `rate` images a second.
-
-    To be replaced by config.train.minutes. An image is validated in about a third of a step's time for it, each of its
-    mirrored inputs likewise.
-    """
-    views = 4 if config.evaluation.flips else 1
-    left = max(seconds - 3 * validated * views / (3 * rate), seconds / 2)
-    return max(4, int(left * rate / config.train.batch_size))
-
-
 def jax_worker(arguments) -> None:
     from absl import logging as absl_logging
 
     from unet_jax import experiment as experiments
-    from unet_jax.annotations import frame as frames
-    from unet_jax.modes import image_kind, start, train
-    from unet_jax.modes.annotate import annotate
-    from unet_jax.modes.evaluate import evaluate
-    from unet_jax.training import loop
+    from unet_jax import workdir
+    from unet_jax.formats import recognise
+    from unet_jax.modes import auto, image_kind, start, train
     absl_logging.set_verbosity(absl_logging.WARNING)
     held = {}
 
     def open_fold(folder: str, fold: int):
-        """The frame of a fold, its samples for us and, as arrays, for the peer."""
+        """The plan of a fold, its samples for us and, as arrays, for the peer."""
         home, config = Path(folder) / f'fold_{fold}', read_config(arguments.config, arguments.set)
         with config.unlocked():
             config.data.update({'root': arguments.root, 'format': arguments.format, 'cache': f'{folder}/cache'})
+        config = recognise.resolve(config)
+        with config.unlocked():
             home.mkdir(parents=True, exist_ok=True)
             if arguments.folds:
                 config.data.split = (1.0, 0.0, 0.0)
@@ -96,8 +85,10 @@ def jax_worker(arguments) -> None:
                 (home / 'split.json').write_text(json.dumps(cases))
                 config.data.split_file = str(home / 'split.json')
         start.start(config, home)
-        frame = annotate(config, home / 'run', training=True)
-        config = experiments.settle(config, frame)
+        begun = time.perf_counter()
+        frame = experiments.read_frame(config)
+        config = auto.planned(config, home, frame) if config.train.plan else experiments.settle(config, frame)
+        planning = time.perf_counter() - begun
         one = experiments.create(config)
         rows = image_kind.rows(one, frame)
         for subset in ('train', 'test'):
@@ -105,39 +96,23 @@ def jax_worker(arguments) -> None:
             samples = image_kind.open_samples(one, part)
             own = slice(None) if samples.near is None else samples.near[:, samples.near.shape[1] // 2]
             np.savez(home / f'{subset}.npz', image=samples.image[own], label=targets(one, samples.label[own]))
-        held.update(config=config, frame=frame, home=home, rows=rows)
+        held.update(config=config, home=home, rows=rows, planning=planning)
         return {'cases': {name: int(part.case.nunique()) for name, part in frame.groupby('subset')},
                 'images': {name: int(part.path.nunique()) for name, part in frame.groupby('subset')},
                 'stacked': bool(frame.slice.notna().any()), 'flips': bool(config.evaluation.flips),
                 'size': list(config.data.size)}
 
     def run(seconds: float):
-        """Trains for about so many seconds, scores the test subset, and says what it took."""
-        config, home = held['config'], held['home']
-        begun = time.perf_counter()
-        rate = trained(config, home / 'timed', FEW, window=WINDOW, validations=1)['rate']
-        compiling = time.perf_counter() - begun
-        steps = steps_in(seconds, rate, config, int((held['rows'].subset == config.train.validate).sum()))
-        told = trained(config, home / 'run', steps)
-        evaluate(told.pop('config'), home / 'run', subset='test', which='best')
-        return told | {'compiling': compiling, 'steps': steps}
-
-    def trained(config, folder: Path, steps: int, *, window: int = 0, validations: int = 3) -> dict:
-        config = config.copy_and_resolve_references()
+        """Trains and is scored within so many seconds, of which planning took some; says what it took."""
+        config, home = held['config'].copy_and_resolve_references(), held['home'] / 'run'
         with config.unlocked():
-            every = -(-steps // validations)
-            config.train.update({'steps': steps, 'evaluate_every': every, 'checkpoint_every': every,
-                                 'log_every': window or max(1, min(50, steps // 4))})
-            config.optimizer.warmup = min(config.optimizer.warmup, steps // 5)
-        folder.mkdir(parents=True, exist_ok=True)
-        frames.save(held['frame'], folder)
-        train.save_config(folder, config)
-        member = train.begin(config, folder, held['frame'])
+            config.train.minutes = max(seconds - held['planning'], 1.0) / 60
         begun, used = time.perf_counter(), cpu_seconds()
-        loop.train(*member)
-        lines = [json.loads(line) for line in (folder / 'timing.jsonl').read_text().splitlines()][1:]
-        return {'seconds': time.perf_counter() - begun, 'cpu': cpu_seconds() - used, 'config': config,
-                'rate': len(lines) / sum(1 / line['images_per_second'] for line in lines)}
+        train.train(config, home)
+        took = {'seconds': time.perf_counter() - begun + held['planning'], 'cpu': cpu_seconds() - used}
+        fixed = json.loads((home / 'time.json').read_text())
+        return took | {'planning': held['planning'], 'compiling': 2 * fixed['compile'],
+                       'steps': workdir.load_config(home).train.steps}
 
     def scores(probabilities: str | None):
         """[{case, region, dice, present}] and the same of images: of our masks, or of (N, H, W, R) probabilities."""
@@ -159,15 +134,17 @@ def score(one, rows, probability: np.ndarray) -> dict:
     """What `tables` gives, of probabilities at the network's size, by the code that scores ours."""
     import pandas as pd
 
+    from unet_jax.annotations import labels
     from unet_jax.evaluation import cases
-    from unet_jax.inference import predictor
     from unet_jax.pipeline import decode
     rows = cases.by_case(rows[rows.subset == 'test'].reset_index(drop=True))
 
     def arrays():
         for k, row in enumerate(rows.itertuples()):
-            enlarged = decode.extract(probability[k].astype(np.float32), row.height, row.width)
-            yield k, (predictor.to_bits(one, enlarged), decode.decode_label(row, one.settings))
+            enlarged = decode.extract(probability[k].astype(np.float32), height=row.height, width=row.width)
+            bits = labels.from_probabilities(enlarged, threshold=one.config.evaluation.threshold, regions=one.regions,
+                                             classes=one.classes)
+            yield k, (decode.decode_label(row, one.settings), bits)
 
     lines, images = [], []
     for case in cases.stack(rows, arrays()):
@@ -200,13 +177,13 @@ def monai_worker() -> None:
 def main() -> None:
     parser = common.parser(__doc__)
     parser.add_argument('--root', required=True, help='the folder of the set')
-    parser.add_argument('--format', default='pairs', help='config.data.format')
-    parser.add_argument('--config', default=str(common.ROOT / 'configs' / 'coco.py'), help='of ours')
+    parser.add_argument('--format', default='auto', help='config.data.format')
+    parser.add_argument('--config', default=str(common.ROOT / 'configs' / 'auto.py'), help='of ours')
     parser.add_argument('--set', action='append', default=[], help='FIELD=VALUE of our config, several times')
     parser.add_argument('--folds', type=int, default=4, help='by patient; 0 takes the subsets of the set')
     parser.add_argument('--first', type=int, default=0, help='as many folds are run; 0 is all')
     parser.add_argument('--valid', type=float, default=0.1, help='share of the training patients, for choosing')
-    parser.add_argument('--minutes', type=float, default=10.0, help='of training, for each and fold')
+    parser.add_argument('--minutes', type=float, default=10.0, help='for each and fold')
     arguments = parser.parse_args()
     arguments.root = os.path.abspath(arguments.root)
     if arguments.worker:
@@ -273,19 +250,19 @@ def write(arguments, found: list[dict]) -> Path:
             rows += [[line['case'], one['fold'] + 1, line['region'], line['dice'], other['dice']]
                      for line, other in zip(here, peer, strict=True)]
     took = [[one['fold'] + 1, *(one['took'][name][key] for name in NAMES for key in ('steps', 'seconds', 'cpu')),
-             one['took']['here']['compiling']] for one in found]
+             *(one['took']['here'][part] for part in ('planning', 'compiling'))] for one in found]
     name = Path(arguments.root).name
     cases = ', '.join(f'{number} to {use}' for use, number in found[0]['cases'].items())
     size = '×'.join(map(str, found[0]['size']))
     parts = [f'{name}, {len(found)} of {max(1, arguments.folds)} folds by patient ({cases} in the first) at {size}, '
-             f'{arguments.minutes:g} minutes of training each. Ours: {Path(arguments.config).name} '
+             f'{arguments.minutes:g} minutes each. Ours: {Path(arguments.config).name} '
              f'{" ".join(arguments.set)}'.rstrip() + '.',
              common.table(['', *NAMES.values()], totals),
              *([f'{what[0].upper()}{what[1:]} of every test patient:\n\n' + common.table(
                  ['patient', 'fold', 'region', *NAMES.values()], rows)] if rows else []),
              'What it took, in seconds:\n\n' + common.table(
                  ['fold', 'our steps', 'seconds', 'of processor', "MONAI's steps", 'seconds', 'of processor',
-                  'compiling and timing (apart)'], took),
+                  'of ours planning', 'of ours compiling, about'], took),
              f'MONAI in {"bfloat16" if found[0]["took"]["monai"]["bfloat16"] else "float32"}, '
              f'{found[0]["took"]["monai"]["parameters"]:,} parameters. A mean leaves out cases without the region on '
              'either side only where it says so.']

@@ -24,7 +24,7 @@ ROOT = Path(__file__).resolve().parents[1]
 RESULTS = Path(__file__).resolve().parent / 'results'
 CPUINFO = Path('/proc/cpuinfo')
 PACKAGES = ('jax', 'jaxlib', 'flax', 'optax', 'numpy', 'torch', 'monai', 'segmentation-models-pytorch',
-            'albumentations', 'nnunetv2')
+            'albumentations', 'nnunetv2', 'onnx', 'onnxruntime', 'openvino')
 if str(ROOT) not in sys.path:
     sys.path.insert(0, str(ROOT))  # for unet_jax and configs, however the script was started
 

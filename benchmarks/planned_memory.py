@@ -3,14 +3,18 @@ on a GPU what its allocator reports.
 
     python benchmarks/planned_memory.py [--config=configs/coco.py] [--batch=8,32]
 
-Each batch runs in a process of its own. The peak's growth is counted from behind compilation, and what the first state
-takes is added, as it is there by then; freed memory is handed back before, so that nothing of the compiler's counts.
+Each batch runs in a process of its own. The peak's growth in a step is counted from before it, and what the state
+takes is added, as it is there by then. The first step is told apart: beside what every step takes, the runtime's
+threads take memory then that they keep. Memory of files, such as libraries, is not counted, and glibc is told to hand
+all larger blocks back at once (MALLOC_MMAP_THRESHOLD_), as else a step's scratch hides in what the one before freed.
 """
 import argparse
-import ctypes
 import json
+import os
 import subprocess
 import sys
+import threading
+import time
 
 from common import commit, processor, table, versions
 
@@ -21,11 +25,29 @@ def status(field: str) -> int:
         return next(int(line.split()[1]) * 1024 for line in file if line.startswith(f'{field}:'))
 
 
+def growth(run) -> int:
+    """Bytes by which this process's anonymous memory grows at most while `run()` runs, looked at every millisecond."""
+    before, peak, done = status('RssAnon'), [0], threading.Event()
+
+    def watch():
+        while not done.is_set():
+            peak[0] = max(peak[0], status('RssAnon'))
+            time.sleep(0.001)
+
+    watcher = threading.Thread(target=watch)
+    watcher.start()
+    run()
+    done.set()
+    watcher.join()
+    return peak[0] - before
+
+
 def measure(path: str, batch_size: int) -> dict[str, float]:
     import jax
     import numpy as np
 
     from unet_jax.experiment import create
+    from unet_jax.modes import start
     from unet_jax.planning import memory
     from unet_jax.training import loop
     config = load(path)
@@ -33,6 +55,7 @@ def measure(path: str, batch_size: int) -> dict[str, float]:
         config.train.batch_size = config.evaluation.batch_size = batch_size
         if not config.data.categories:
             config.data.categories, config.data.regions = (1,), (('tumour', (1,), 1),)
+    start.set_flags(config)
     experiment = create(config)
     programs = loop.create_programs(experiment)
     arrays = {name: np.zeros(x.shape, x.dtype) for name, x in memory.abstract_batch(experiment, batch_size).items()}
@@ -44,17 +67,18 @@ def measure(path: str, batch_size: int) -> dict[str, float]:
         for _ in range(3):
             state, metrics = step(state, jax.device_put(arrays, device))
         jax.block_until_ready(metrics)
-        return {'planned': planned, 'measured': device.memory_stats()['peak_bytes_in_use']}
+        peak = device.memory_stats()['peak_bytes_in_use']
+        return {'planned': planned, 'first': peak, 'later': peak}
     state = jax.block_until_ready(programs.create())
-    held = sum(leaf.nbytes for leaf in jax.tree.leaves(state))
-    ctypes.CDLL('libc.so.6').malloc_trim(0)
-    with open('/proc/self/clear_refs', 'w', encoding='ascii') as file:
-        file.write('5')  # the peak begins anew
-    before = status('VmRSS')
-    for _ in range(3):
-        state, metrics = step(state, {name: jax.numpy.asarray(a) for name, a in arrays.items()})
-        jax.block_until_ready(metrics)
-    return {'planned': planned, 'measured': status('VmHWM') - before + held}
+    held, steps = sum(leaf.nbytes for leaf in jax.tree.leaves(state)), []
+
+    def once():
+        nonlocal state
+        state = jax.block_until_ready(step(state, {name: jax.numpy.asarray(a) for name, a in arrays.items()}))[0]
+
+    for _ in range(4):
+        steps.append(held + growth(once))
+    return {'planned': planned, 'first': steps[0], 'later': max(steps[1:])}
 
 
 def load(path: str):
@@ -83,13 +107,14 @@ def main() -> None:
     rows = []
     for batch in given.batch.split(','):
         done = subprocess.run([sys.executable, __file__, f'--config={given.config}', f'--one={batch}'],
-                              capture_output=True, text=True)
+                              capture_output=True, text=True, env=os.environ | {'MALLOC_MMAP_THRESHOLD_': '65536',
+                                                                                'MALLOC_ARENA_MAX': '1'})
         if done.returncode:
             sys.exit(done.stderr)
         found = json.loads(done.stdout.splitlines()[-1])
-        rows.append([given.config, int(batch), found['planned'] / 1e6, found['measured'] / 1e6,
-                     found['measured'] / found['planned']])
-    print(table(['config', 'batch', 'planned MB', 'measured MB', 'measured / planned'], rows))
+        rows.append([given.config, int(batch), found['planned'] / 1e6, found['later'] / 1e6,
+                     found['later'] / found['planned'], (found['first'] - found['later']) / 1e6])
+    print(table(['config', 'batch', 'planned MB', 'a step MB', 'a step / planned', 'the first besides MB'], rows))
     print(f'\n{processor()}. {versions()}. Commit {commit()}.')
 
 

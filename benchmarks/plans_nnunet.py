@@ -68,7 +68,7 @@ def ours(name: str) -> dict:
     axes = 2 if box[2] == 1 else 3
     region = {'name': 'tumour', 'ids': [1], 'images': 1.0 if axes == 3 else 0.35, 'share': 0.02, 'pixels': 0.01,
               'diameter': [0.06] * 5 if axes == 2 else [20.0] * 5}
-    found = {'kind': 'volumes' if axes == 3 else 'images', 'format': 'nifti' if axes == 3 else 'pairs',
+    found = {'kind': 'volume' if axes == 3 else 'image', 'format': 'nifti' if axes == 3 else 'pairs',
              'images': cases, 'positive': region['images'], 'stacked': axes == 2, 'subsets': {'train': cases},
              'colour': 1.0, 'shape': [box[:axes]] * 5, 'spacing': [mm[:axes]] * 5, 'box': [box[:axes]] * 5,
              'classes': [region], 'regions': [region], 'intensities': {'apart': [0.5]}, 'mirror': [0.9] * axes,

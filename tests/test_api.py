@@ -47,7 +47,8 @@ def save_images(parent, *, threshold, **data):
 def save_volumes(folder, **data):
     config = unet_jax.get_config('brats3d:small', {
         'data.size': (16, 16, 16), 'data.root': str(folder), 'data.schema': '2020', 'data.categories': (1, 2, 4),
-        'data.names': ('NCR/NET', 'ED', 'ET'), 'data.channels': 4, 'model.features': (4, 8),
+        'data.names': ('NCR/NET', 'ED', 'ET'), 'data.channels': 4, 'data.modalities': MODALITIES,
+        'model.features': (4, 8),
         'evaluation.batch_size': 8, 'evaluation.overlap': 0.1,
         'data.regions': (('WT', (1, 2, 4), 2), ('TC', (1, 4), 1), ('ET', (4,), 4)), 'model.stem': 1,
         'model.encoder_blocks': (1, 1), 'model.decoder_blocks': (1,), 'model.deep_supervision': 0, **data})
@@ -208,7 +209,8 @@ def test_a_network_that_was_trained_without_some_sequences_takes_what_is_there(v
 def test_slices_in_memory_are_those_of_their_files(tmp_path):
     folder = phantom.write_brats_h5(tmp_path / 'data', volumes=1, shape=(4, 20, 24))
     path = sorted(folder.rglob('*.h5'))[1]
-    run = save_images(tmp_path / 'run', threshold=0.505, format='brats_h5', channels=4, standardise=False)
+    run = save_images(tmp_path / 'run', threshold=0.505, format='brats_h5', channels=4, standardise=False,
+                      modalities=MODALITIES)
     predictor = unet_jax.load(run)
     import h5py
     with h5py.File(path) as file:

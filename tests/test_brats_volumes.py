@@ -95,8 +95,8 @@ def test_checkpoints_are_averaged_limits_tuned_and_recorded_and_modalities_left_
     summary = json.loads((home / 'evaluation/valid/summary.json').read_text())
     limits = json.loads((home / 'postprocess.json').read_text())
     assert summary['checkpoint'] == limits['checkpoint'] == '2, 4'
-    assert summary['postprocess'] == {key: limits[key] for key in ('component', 'enhancing')}
-    assert f'component={limits["component"]}' in done.stdout
+    assert summary['postprocess'] == {'limits': {}, 'patients': limits['patients'], 'gains': {}}
+    assert limits['patients'] < 3 and 'Post-processing does nothing' in done.stdout
     scores = pd.read_csv(home / 'evaluation/valid/cases.csv').set_index(['case', 'region']).dice
     fewer = pd.read_csv(home / 'evaluation/valid/modalities.csv')
     assert fewer.modalities.nunique() == 15 and len(fewer) == 15 * len(scores)
@@ -110,7 +110,7 @@ def test_limits_that_were_never_tuned_are_asked_for(trained, tmp_path):
     workdir, root, cache = trained
     done = run(f'--workdir={workdir}', '--mode=predict', f'--input={root}', f'--output={tmp_path}',
                '--checkpoint=4', '--config.evaluation.postprocess=True', cache=cache)
-    assert done.returncode == 2 and 'postprocess.json: holds no limits' in done.stderr
+    assert done.returncode == 2 and 'postprocess.json: holds nothing for' in done.stderr
 
 
 @pytest.mark.parametrize('overrides, message', [

@@ -22,13 +22,13 @@ def test_slices_are_stacked_in_their_order_a_millimetre_apart():
     assert (a.name, b.name) == ('a', 'b') and a.spacing == (1, 1, 1)
     assert a.prediction.shape == (2, 3, 2) and b.reference[0, 0].tolist() == [2, 3, 4]
     assert b.prediction[0, 0].tolist() == [12, 13, 14] and b.brain.shape == (2, 3, 3)
-    assert b.uncertainty.shape == (2, 3, 3, 4) and b.uncertainty[0, 0, :, 0].tolist() == [2, 3, 4]
+    assert b.probability.shape == (2, 3, 3, 4) and b.probability[0, 0, :, 0].tolist() == [2, 3, 4]
 
 
 def test_an_image_is_a_case_of_its_own_measured_in_pixels():
     table = rows('a', 'b').assign(slice=pd.NA)
     (first, _) = cases.stack(table, ((k, (np.zeros((2, 3)), np.zeros((2, 3)))) for k in range(2)))
-    assert first.uncertainty is None and first.prediction.shape == (2, 3) and first.spacing == (1, 1)
+    assert first.probability is None and first.prediction.shape == (2, 3) and first.spacing == (1, 1)
 
 
 @pytest.mark.parametrize('processes', [1, 2, 3, 4, 7])

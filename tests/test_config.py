@@ -124,8 +124,8 @@ def test_what_was_typed_wrong_gets_the_right_spelling(name, typed, message):
     *[('default', {'train.seeds': (1, 2), f'train.{name}': value}, f'train.{name} is {value}: config.train.seeds')
       for name, value in (('resident', True), ('steps_per_dispatch', 2), ('fsdp', 2), ('spatial', 2))],
     ('default', {'train.spatial': 3}, 'spatial is 3: must divide'), ('default', {'augment.scale': (2, 1)}, 'lowest'),
-    ('default', {'evaluation.lesions': 'GLI'}, "lesions is 'GLI': is for volumes only; config.data.format is 'coco'"),
-    ('phantom', {'evaluation.postprocess': True}, 'postprocess is True: is for volumes only'),
+    ('default', {'evaluation.lesions': 'GLI'}, "lesions is 'GLI': counts lesions from a size in mm³ on"),
+    ('phantom', {'evaluation.modality_subsets': True}, 'modality_subsets is True: is for volumes only'),
     ('coco', {'data.spacing': (1, 1, 1)}, 'spacing is .*: is for volumes only')])
 def test_fields_that_do_not_go_together_are_refused_before_any_work(base, fields, message, tmp_path):
     config = build({**flat(CONFIGS[base]()), **fields})
@@ -135,7 +135,7 @@ def test_fields_that_do_not_go_together_are_refused_before_any_work(base, fields
 
 
 def test_options_of_volumes_are_taken_for_volumes():
-    fields = {'evaluation.lesions': 'MET', 'evaluation.postprocess': True, 'evaluation.modality_subsets': True}
+    fields = {'evaluation.lesions': 'MET', 'evaluation.modality_subsets': True}
     config_check.check_config(build({**flat(brats3d.get_config()), **fields}))
 
 

@@ -187,7 +187,7 @@ def test_a_run_starts_from_a_model_file_or_a_run_and_goes_on_without_it(source, 
     name = 'encoder_1_block_0/first/conv/kernel'  # four steps of 1e-2 lead nowhere near other random numbers
     other = model_file.flatten(init_params(create(workdir.load_config(straight))))[name]
     assert np.abs(a[name] - begun[name]).max() < 0.1 < np.abs(other - begun[name]).max()
-    evaluate(workdir.load_config(straight), straight, subset='test', which='best', other=str(broken))
+    evaluate(workdir.load_config(straight), straight, subset='test', which='best', other=[str(broken)])
     page = (straight / 'report.html').read_text()
     assert '<h2>Comparison</h2>' in page and f'a: {broken} (checkpoint' in page
     used = members.used_by(straight)

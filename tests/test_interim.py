@@ -8,6 +8,7 @@ from unet_jax.annotations import identity
 from unet_jax.errors import InputError
 from unet_jax.modes.compare import compare
 from unet_jax.modes.evaluate import evaluate
+from unet_jax.modes.report import report
 
 
 def contents(folder, *, without):
@@ -58,3 +59,23 @@ def test_a_result_names_its_data_and_a_comparison_says_where_they_are_others(tmp
     digests = [read(folder)['data']['digest'] for folder in folders]
     with pytest.raises(InputError, match=f'data of digest {digests[0]}.*{digests[1]}: other files'):
         compare(folders[1], [str(folders[0])], subset='test')
+
+
+def test_a_report_is_refreshed_while_another_process_trains(tmp_path):
+    config, folder = fold(tmp_path, 0)
+    trainer = other(folder)
+    try:
+        before = (folder / lock.FILE).read_bytes()
+        (folder / 'metrics.jsonl').write_text('{"step": 1, "split": "train", "loss": 0.5}\n')
+        text = report(config, folder, subset='test').read_text()
+        assert 'Not evaluated on the test subset yet' in text and 'Not trained yet' not in text
+        assert (folder / lock.FILE).read_bytes() == before and trainer.poll() is None
+    finally:
+        trainer.kill()
+        trainer.communicate()
+    evaluate(config, folder, subset='test', which='best')
+    (folder / 'metrics.jsonl').write_text('')
+    written = (folder / 'report.html').read_bytes()
+    report(config, folder, subset='test')
+    (folder / 'report.html').write_bytes(b'')
+    assert report(config, folder, subset='test').read_bytes().count(b'<figure') == written.count(b'<figure') > 0

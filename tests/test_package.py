@@ -59,7 +59,7 @@ def test_a_file_of_the_users_counts_before_a_shipped_one_and_it_is_said(elsewher
     (elsewhere / 'mine.py').touch()
     assert shipped.find('mine') == ('mine.py', '') and shipped.find('mine.py:x') == ('mine.py:x', '')
     for wrong in ('brats2', 'elsewhere/brats.py', 'configs/brats.txt'):
-        with pytest.raises(InputError, match=f'--config={wrong}: no such file, .*: brats, brats3d, coco'):
+        with pytest.raises(InputError, match=f'--config={wrong}: no such file, .*: auto, brats, brats3d, coco'):
             shipped.find(wrong)
 
 

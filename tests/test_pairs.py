@@ -12,6 +12,7 @@ from unet_jax.annotations import audit, coco, mask_values, pairs
 from unet_jax.annotations import frame as frames
 from unet_jax.annotations.segmentation import rasterise
 from unet_jax.errors import InputError
+from unet_jax.formats import mask_file
 
 SQUARE = np.zeros((12, 16), bool)
 SQUARE[3:7, 4:9] = True
@@ -101,6 +102,17 @@ def test_every_way_to_store_a_mask(tmp_path, kind):
         assert np.array_equal(drawn, np.asarray(image) > 127)
     else:
         assert len(row.annotations) == 1 and (drawn != SQUARE).mean() <= (0.02 if kind == 'jpeg' else 0)
+
+
+def test_masks_of_our_own_show_colours_and_are_read_again_as_numbers(tmp_path):
+    ids = np.zeros((12, 16), np.uint8)
+    ids[2:5], ids[7:9] = 1, 5
+    mask_file.write_png(tmp_path / 'a.png', ids)
+    mask = Image.open(tmp_path / 'a.png')
+    np.testing.assert_array_equal(np.asarray(mask), ids)
+    shown = np.asarray(mask.convert('RGB'))
+    assert len(np.unique(shown.reshape(-1, 3), axis=0)) == 3 and not shown[0, 0].any()
+    np.testing.assert_array_equal(mask_values.values_of(mask), ids)
 
 
 def test_two_colours_are_two_classes_and_a_union_of_masks_is_one(tmp_path):

@@ -117,7 +117,8 @@ def volumes(tmp_path_factory):
     workdir.save_config(place / 'run', config)
     begun = state.create(init_params(create(config)), optax.sgd(0.1))
     checkpoint.save(place / 'run/checkpoints', begun, score=None, notes={}, keep=1)
-    told = {'checkpoint': 0, 'component': 30.0, 'enhancing': 0.0} | {
+    told = {'checkpoint': 0, 'version': 2, 'temperatures': [],
+            'limits': {'component': {'WT': 30.0, 'TC': 30.0, 'ET': 30.0}}} | {
         name: config.evaluation[name] for name in ('convention', 'threshold', 'flips', 'overlap')}
     (place / 'run/postprocess.json').write_text(json.dumps(told))
     export(config, place / 'run', output=f'{place}/model.zip', which='latest')
@@ -160,7 +161,8 @@ def test_volumes_have_numbers_maps_pages_and_change_and_the_model_file_gives_the
     predict(other, volumes / 'model.zip', sources=folders, output=str(tmp_path / 'other'), which='best')
     masks = [{path.name: path.read_bytes() for path in place.glob('*.nii.gz')} for place in (out, tmp_path / 'other')]
     assert masks[0] == masks[1] and len(masks[0]) == 6
-    assert 'component=30.0' in capsys.readouterr().out and not (tmp_path / 'other/uncertainty').exists()
+    assert 'component WT 30 mm³, TC 30 mm³' in capsys.readouterr().out
+    assert not (tmp_path / 'other/uncertainty').exists()
 
 
 def test_images_are_measured_in_pixels_and_their_maps_are_16_bits(tmp_path):

@@ -16,11 +16,12 @@ from unet_jax.errors import InputError
 from unet_jax.evaluation.components import components
 from unet_jax.experiment import create, init_params, settle
 from unet_jax.inference import predictor as inference
-from unet_jax.modes import image_kind, plan
+from unet_jax.modes import image_kind
 from unet_jax.modes.evaluate import evaluate
 from unet_jax.modes.predict import write
 from unet_jax.modes.train import train
 from unet_jax.pipeline import cache, slices, stream
+from unet_jax.planning import memory
 from unet_jax.report import overlays, viewer
 from unet_jax.training import checkpoint, dispatch, sharding
 from unet_jax.training import step as steps
@@ -151,7 +152,7 @@ def test_neighbours_that_are_not_trained_on_are_seen_and_no_slice_is_held_twice(
         mine = [part.path[(part.case == row.case) & (part.slice == n)].index[0]
                 for n in (max(row.slice - 1, 1), row.slice, min(row.slice + 1, 5))]
         assert np.array_equal(batch['image'][k], np.concatenate([samples.image[i] for i in mine], -1))
-    shapes = {name: (value.shape, value.dtype) for name, value in plan.abstract_batch(one, 8).items()}
+    shapes = {name: (value.shape, value.dtype) for name, value in memory.abstract_batch(one, 8).items()}
     assert shapes == {name: (value.shape, value.dtype) for name, value in batch.items()}
     keys = {cache.key(part, one.settings._replace(neighbours=n, patient=p)) for n in (0, 1) for p in (False, True)}
     moved = cache.key(part.assign(group='all'), one.settings)

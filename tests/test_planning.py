@@ -28,10 +28,11 @@ def measured(**changes):
     region = {'name': 'Tumor', 'ids': [1], 'images': 1.0, 'share': 0.078, 'pixels': 0.076,
               'diameter': [0.132, 0.196, 0.245, 0.299, 0.396]}
     return copy.deepcopy({
-        'kind': 'images', 'format': 'coco', 'images': 580, 'looked_into': 240, 'positive': 1.0, 'stacked': False,
+        'kind': 'image', 'format': 'coco', 'images': 580, 'looked_into': 240, 'positive': 1.0, 'stacked': False,
         'subsets': {'train': 406, 'valid': 87, 'test': 87}, 'patients': 580, 'cases': 580, 'colour': 0.03,
         'images_per_patient': [1.0] * 5, 'shape': [[640.0, 640.0]] * 5, 'spacing': [[1.0, 1.0]] * 5,
-        'box': [[640.0, 640.0]] * 5, 'classes': [region], 'regions': [region], 'intensities': {'apart': [0.44]},
+        'box': [[640.0, 640.0]] * 5, 'classes': [region], 'regions': [region],
+        'intensities': {'apart': [0.44], 'patients_apart': [0.44]},
         'mirror': [0.55, 0.62], 'missing': {}, 'alike': [], 'odd': []} | changes)
 
 
@@ -44,7 +45,7 @@ def slices():
 
 
 def scans(spacing=(1.0, 1.0, 1.0), box=(131.0, 170.0, 140.0)):
-    return measured(kind='volumes', format='nifti', spacing=[list(spacing)] * 5, box=[list(box)] * 5,
+    return measured(kind='volume', format='nifti', spacing=[list(spacing)] * 5, box=[list(box)] * 5,
                     shape=[[240.0, 240.0, 155.0]] * 5, mirror=[0.96, 0.69, 0.69], subsets={'train': 100})
 
 
@@ -72,6 +73,15 @@ def test_slices_of_patients_that_mostly_lack_tumour_get_what_was_better_for_them
     wanted = {'loss.batch_dice': True, 'data.standardise': False, 'model.stem': 2, 'train.batch_size': 16,
               'model.features': (16, 32, 64, 128, 256), 'data.channels': 3, 'augment.flip': (False, True)}
     assert {name: found[name] for name in wanted} == wanted
+
+
+def test_patients_unlike_in_brightness_have_a_scale_each_and_rare_regions_weigh_more():
+    unlike = slices() | {'intensities': {'apart': [1.9], 'patients_apart': [1.7]}}
+    assert planned(unlike)['data.standardise'] == 'patient'
+    found = scans()
+    for share, weights in ((0.3, ()), (0.01, (0.18, 1.8))):
+        found['regions'] = [found['regions'][0] | {'pixels': n} for n in (0.1, 0.1 * share)]
+        assert planned(found)['loss.class_weights'] == pytest.approx(weights)
 
 
 def test_volumes_get_the_tuned_networks_on_processors_and_gpus():
@@ -161,7 +171,7 @@ def test_what_stands_out_is_named(tmp_path):
     write_pairs(tmp_path / 'set')
     for name, size in (('P0/P0_3', (48, 40)), ('P1/P1_0', (140, 120)), ('P1/P1_0_mask', (140, 120))):
         Image.fromarray(np.zeros(size, np.uint8)).save(tmp_path / f'set/{name}.png')
-    config = base(tmp_path / 'set', split=(1, 0, 0))
+    config = base(tmp_path / 'set', split=(1, 0, 0), group_pattern=r'(P\d_\d)')  # each a patient of one image
     frame = read_frame(config)
     odd = ' '.join(fingerprint(settle(config, frame), frame)['odd'])
     assert 'P0_3.png: the same value everywhere' in odd and '140×120, the median is 48×40' in odd
@@ -173,7 +183,7 @@ def test_classes_that_look_alike_and_never_meet_come_with_the_flag_that_merges_t
     frame = read_frame(config)
     found = fingerprint(settle(config, frame), frame)
     assert [pair['ids'] for pair in found['alike']] == [[1, 2]]
-    hint, = decisions.hints(found)
+    *_, hint = decisions.hints(found)  # after that of no subset to validate on
     assert "called 'value 1' and 'value 2', never occur in one image" in hint
     flag = hint.split('--config.data.regions=')[1].strip('"')
     merged = base(tmp_path / 'set', regions=workdir.tuples(eval(flag)))

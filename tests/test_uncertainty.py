@@ -7,7 +7,7 @@ from hypothesis.extra import numpy as arrays
 
 from unet_jax.errors import InputError
 from unet_jax.evaluation.uncertainty import THRESHOLDS, qu_brats
-from unet_jax.inference.predictor import uncertainty
+from unet_jax.inference.temperature import uncertainty
 
 REFERENCE = np.array([[1, 1, 0, 0]], bool)
 PREDICTION = np.array([[1, 0, 1, 0]], bool)  # one true positive, false negative, false positive, true negative

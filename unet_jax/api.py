@@ -20,6 +20,7 @@ from unet_jax.formats import recognise
 from unet_jax.formats.inputs import check_output
 from unet_jax.inference import members
 from unet_jax.inference import predictor as inference
+from unet_jax.inference.temperature import uncertainty
 from unet_jax.modes import given, image_kind, start, volume_kind
 from unet_jax.modes import predict as prediction
 from unet_jax.pipeline import prepared
@@ -31,7 +32,7 @@ Changes = Mapping[str, Any] | None  # {'section.name': value}, or nested, of fie
 class Found(NamedTuple):
     """What a predictor found in one image or volume, at its own size. Dicts are by region, such as 'WT'."""
     masks: dict[str, np.ndarray]  # (…) bool, nested as they are written, post-processed where the run is
-    probabilities: dict[str, np.ndarray]  # (…) float32
+    probabilities: dict[str, np.ndarray]  # (…) float32, calibrated where config.evaluation.calibrate is on
     uncertainty: dict[str, np.ndarray]  # (…) uint8, 0 (sure) to 100 (a probability of 1/2)
     volumes_ml: dict[str, float]  # of an image NaN, unless its spacing was given
     ids: np.ndarray  # (…) the label numbers that `save` writes
@@ -130,7 +131,7 @@ def take(experiment: Experiment, cases: Sequence[Any], k: int, **options) -> giv
 
 def tell(experiment: Experiment, source: given.Given, answer: inference.Segmented) -> Found:
     """All that follows from an answer."""
-    names, unsure = experiment.names, inference.uncertainty(answer.probability)
+    names, unsure = experiment.names, uncertainty(answer.probability)
     masks = labels.region_masks(answer.bits, experiment.region_bits)
     voxel = np.prod(source.spacing) / 1000 if source.spacing else float('nan')  # ml
 

@@ -18,11 +18,11 @@ from unet_jax.fields import truth
 from unet_jax.formats import inputs, recognise
 from unet_jax.workdir import default_folder, load_config
 
-flags.DEFINE_enum('mode', 'train', ['annotate', 'train', 'evaluate', 'predict', 'compare', 'plan', 'export'],
+flags.DEFINE_enum('mode', 'train', ['annotate', 'train', 'evaluate', 'predict', 'compare', 'plan', 'export', 'report'],
                   'What to do.')
 flags.DEFINE_string('workdir', None, 'Where everything is written; runs/<config>-<data set> by default. To '
                     'evaluate and predict also a model file, which --mode=export writes.')
-flags.DEFINE_string('subset', 'test', 'evaluate, compare: which subset.')
+flags.DEFINE_string('subset', 'test', 'evaluate, compare, report: which subset.')
 flags.DEFINE_string('checkpoint', 'best', "evaluate, predict: 'best', 'latest', a step; best,400 averages.")
 flags.DEFINE_list('ensemble', [], 'evaluate, predict: more work directories or model files, to average with.')
 flags.DEFINE_list('other', [], 'compare, evaluate: the work directories, evaluated before, to compare --workdir with.')
@@ -161,6 +161,9 @@ def run_mode(config: ConfigDict, folder: Path, sources: tuple[str, ...]) -> None
     elif FLAGS.mode == 'export':
         from unet_jax.modes import export
         export.export(config, folder, output=FLAGS.output, which=FLAGS.checkpoint)
+    elif FLAGS.mode == 'report':
+        from unet_jax.modes import report
+        processes.by_the_first(lambda: report.report(config, folder, subset=FLAGS.subset), 'report')
     elif FLAGS.mode == 'compare':
         from unet_jax.modes import compare
         processes.by_the_first(lambda: compare.compare(folder, FLAGS.other, subset=FLAGS.subset), 'compare')

@@ -43,7 +43,7 @@ from unet_jax.model.networks import NETWORKS
 from unet_jax.model.unet import CHOICES
 from unet_jax.training.losses import LOSSES
 
-VOLUMES, SLICES_TOO, IMAGES, SEQUENCES = 'volumetric', 'stacked', 'unspaced', 'sequences'
+VOLUMES, IMAGES, SEQUENCES = 'volumetric', 'unspaced', 'sequences'
 share, positive, per_axis = number(0, 1), number(0, above=True), several(whole(1, 8192), (2, 3))
 LEVELS = range(1, 11)
 channels = several(whole(1, 16384), LEVELS)
@@ -184,6 +184,8 @@ FIELDS = {
     'loss.terms': Field((('dice', 1.0), ('cross_entropy', 1.0)), weighted(LOSSES),
         'the losses that are added up, and their weights'),
     'loss.batch_dice': Field(False, truth, 'Dice of the whole batch as if it were one image'),
+    'loss.class_weights': Field((), several(positive),
+        'weights of the regions in cross-entropy and focal loss, one for each; () is all alike'),
     'loss.focal_gamma': Field(2.0, number(0), 'exponent of the focal loss; 0 makes it cross-entropy'),
     'loss.tversky': Field((0.3, 0.7), several(positive, (2,)),
         'weights of false positives and false negatives in the Tversky loss'),
@@ -240,6 +242,9 @@ FIELDS = {
         'on a GPU one order of summation, so equal runs are equal bits; its cost was not measured'),
 
     'evaluation.batch_size': Field(16, whole(1, 10**6), 'samples segmented together'),
+    'evaluation.engine': Field('auto', one_of(('auto', 'jax', 'openvino', 'onnxruntime')),
+        'what computes the masks on a CPU; auto takes the fastest that is installed and agrees with jax; jax on '
+        'accelerators'),
     'evaluation.threshold': Field(0.5, number(0, 1, above=True, below=True),
         'the probability above which a pixel belongs to a region'),
     'evaluation.flips': Field(False, truth, 'average over mirrored inputs, along the axes of augment.flip'),
@@ -250,7 +255,7 @@ FIELDS = {
         'of the convention brats2025, tolerance of the NSD of whole regions', 'mm, or pixels of images'),
     'evaluation.lesions': Field('', one_of(('', *CHALLENGES)),
         'lesion-wise scores by the rules of this BraTS challenge in 2023-24, of volumes and stacked slices; with the '
-        'convention brats2025, which has its own, MET adds large and small lesions', only=SLICES_TOO),
+        'convention brats2025, which has its own, MET adds large and small lesions'),
     'evaluation.large_lesion': Field(20.0, positive,
         'of brats2025 with evaluation.lesions=MET, volume from which a lesion is large', 'mm³'),
     'evaluation.found_dice': Field(0.1, number(0, 1, above=True),
@@ -262,8 +267,11 @@ FIELDS = {
         'the score of QU-BraTS 2020; to predict, a map beside each mask; unsure is what has a probability near 1/2'),
     'evaluation.overlap': Field(0.5, number(0, 1, below=True),
         'of volumes, the share of a window that its neighbour sees too'),
+    'evaluation.calibrate': Field(False, truth,
+        'probabilities are calibrated by a temperature a region, fitted on the subset train.validate'),
     'evaluation.postprocess': Field(False, truth,
-        'small components go, by limits tuned on the valid subset', only=VOLUMES),
+        'masks are cleaned by the steps of inference/postprocess.py that help those patients of the subset '
+        'train.validate on whom their limits were not tuned'),
     'evaluation.modality_subsets': Field(False, truth,
         'Dice with each of the subsets of modalities alone (15 of four)', only=SEQUENCES),
     'evaluation.pictures': Field(3, whole(0, 1000), 'overlays each of the worst, median and best cases'),

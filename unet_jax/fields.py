@@ -22,8 +22,8 @@ class Field(NamedTuple):
     kind: Kind
     meaning: str
     unit: str = ''
-    only: str = ''  # 'volumetric', 'stacked', 'unspaced' or 'sequences', of formats/seam.py: no other format of data
-    # has a use for it
+    only: str = ''  # 'volumetric', 'unspaced' or 'sequences': no other format of data (formats/seam.py) has a use for
+    # it
 
 
 def example(field: Field) -> str:

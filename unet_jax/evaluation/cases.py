@@ -6,9 +6,10 @@ import numpy as np
 import pandas as pd
 
 from unet_jax.annotations import labels
-from unet_jax.evaluation import measure, metrics
+from unet_jax.evaluation import calibration, measure, metrics
 from unet_jax.evaluation.components import components
 from unet_jax.experiment import Experiment
+from unet_jax.inference.temperature import calibrated
 
 
 class Case(NamedTuple):
@@ -18,9 +19,10 @@ class Case(NamedTuple):
     spacing: tuple[float, ...]  # mm; 1 for the pixels of an image
     reference: np.ndarray
     prediction: np.ndarray
-    uncertainty: np.ndarray | None = None  # (…, R) uint8, 0 (sure) to 100, where it is to be scored
+    probability: np.ndarray | None = None  # (…, R) float32, the network's own
     brain: np.ndarray | None = None  # bool; None is everywhere
     images: tuple[str, ...] = ()  # of stacked slices the path of each
+    temperatures: tuple[float, ...] = ()  # of the regions, which calibrate the probability; () leaves it
 
 
 def stack(rows: pd.DataFrame, found: Iterator[tuple[int, tuple[np.ndarray, ...]]],
@@ -75,15 +77,30 @@ def score(experiment: Experiment, case: Case) -> list[dict]:
     config = experiment.config.evaluation
     names, region_bits = scored_regions(experiment)
     true, predicted = (labels.region_masks(bits, region_bits) for bits in (case.reference, case.prediction))
-    lines = []
+    lines, box = [], tumour_box(experiment, case)
+    probability = None if case.probability is None else calibrated(case.probability, case.temperatures)
     for r, name in enumerate(names):
-        unsure = None if case.uncertainty is None or r >= len(experiment.names) else case.uncertainty[..., r]
-        region = metrics.Region(true[..., r], predicted[..., r], case.spacing, unsure, case.brain)
+        p = None if probability is None or r >= len(experiment.names) else probability[..., r]
+        region = metrics.Region(true[..., r], predicted[..., r], case.spacing, p, box, case.brain)
         lines.append({'case': case.name, 'group': case.group, 'region': name})
         for metric in metrics.METRICS:
             lines[-1] |= metric(region, config)
         lines[-1] |= components(region.reference, region.prediction) if case.images else {}
     return lines
+
+
+def tumour_box(experiment: Experiment, case: Case) -> tuple[slice, ...] | None:
+    """`calibration.box` of the reference of all regions together."""
+    return calibration.box(labels.region_masks(case.reference, experiment.region_bits).any(-1), case.spacing)
+
+
+def tally(experiment: Experiment, case: Case) -> np.ndarray:
+    """`calibration.tally` (R, 3, BINS) of a case's own probabilities inside its box; zeros without one."""
+    box = tumour_box(experiment, case)
+    if box is None:
+        return np.zeros((len(experiment.regions), 3, calibration.BINS))
+    true = labels.region_masks(case.reference[box], experiment.region_bits)
+    return np.stack([calibration.tally(case.probability[box][..., r], true[..., r]) for r in range(true.shape[-1])])
 
 
 def score_images(experiment: Experiment, case: Case) -> list[dict]:

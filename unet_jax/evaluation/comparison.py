@@ -11,7 +11,7 @@ from unet_jax.evaluation import uncertainty
 from unet_jax.evaluation.statistics import bootstrap_interval, by_group, holm, paired, permutation
 from unet_jax.evaluation.summary import check_cases, json_safe, metrics, present
 
-LESS_IS_BETTER = ['hd95', 'lesion_hd95', 'large_hd95', *uncertainty.COSTS]
+LESS_IS_BETTER = ['hd95', 'lesion_hd95', 'large_hd95', 'ece', 'brier', *uncertainty.COSTS]
 # What BraTS ranks by: since 2025 by lesions and whether they are found, in 2023-24 by lesions, before by whole regions
 RANKED = (('lesion_f1', 'lesion_dice', 'lesion_nsd'), ('lesion_dice', 'lesion_hd95'), ('dice', 'hd95'), ('dice',))
 SHOWN = 15  # cases that are listed as those in which runs differ most

@@ -1,11 +1,13 @@
 """The metrics of a region of a case: a function each, and a line each in METRICS."""
+import math
 from typing import NamedTuple
 
 import numpy as np
 from ml_collections import ConfigDict
 
-from unet_jax.evaluation import measure, uncertainty
+from unet_jax.evaluation import calibration, measure, referral, uncertainty
 from unet_jax.evaluation.matched import Sizes
+from unet_jax.inference import temperature
 
 
 class Region(NamedTuple):
@@ -13,7 +15,8 @@ class Region(NamedTuple):
     reference: np.ndarray
     prediction: np.ndarray
     spacing: tuple[float, ...]  # mm along each axis; 1 for the pixels of an image
-    uncertainty: np.ndarray | None  # uint8 from 0 (sure) to 100, where it is to be scored
+    probability: np.ndarray | None  # float32, calibrated where the run is
+    box: tuple[slice, ...] | None  # of the tumour, as calibration.box gives it
     brain: np.ndarray | None  # bool; None is everywhere
 
 
@@ -32,15 +35,27 @@ def sizes(config: ConfigDict) -> Sizes | None:
 
 
 def qu_brats(region: Region, config: ConfigDict) -> dict[str, float]:
-    """`uncertainty.qu_brats` where there is an uncertainty."""
-    if region.uncertainty is None:
+    """`uncertainty.qu_brats` where config.evaluation.uncertainty asks for it."""
+    if region.probability is None or not config.uncertainty:
         return {}
-    return uncertainty.qu_brats(region.reference, region.prediction, uncertainty=region.uncertainty,
-                                brain=region.brain)
+    return uncertainty.qu_brats(region.reference, region.prediction,
+                                uncertainty=temperature.uncertainty(region.probability), brain=region.brain)
+
+
+def calibrated(region: Region, config: ConfigDict) -> dict[str, float]:
+    """ece and brier of `calibration.scores` inside the box, NaN where the case has none; and the confidence."""
+    if region.probability is None:
+        return {}
+    found = {'ece': math.nan, 'brier': math.nan}
+    if region.box:
+        counts = calibration.tally(region.probability[region.box], region.reference[region.box])
+        found |= {name: calibration.scores(counts)[name] for name in found}
+    return found | {'confidence': referral.confidence(region.probability, region.prediction)}
 
 
 # each: (a region of a case, config.evaluation) -> {name: number}, a column of cases.csv and a row of the summary
 METRICS = [
     common,
     qu_brats,
+    calibrated,
 ]

@@ -57,7 +57,6 @@ FORMAT = Format(
     masks=lambda rows: mask_file.names(rows.path),
     write=mask_file.write_png,
     dtype=np.uint8,
-    stacked=True,
     unspaced=True,
     channels=(1, 3),
 )

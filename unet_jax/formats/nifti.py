@@ -62,6 +62,5 @@ FORMAT = Format(
     write=mask_file.write_nifti,
     dtype=np.float16,
     volumetric=True,
-    stacked=True,
     sequences=True,
 )

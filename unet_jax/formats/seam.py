@@ -35,7 +35,6 @@ class Format(NamedTuple):
     write: Callable[..., None]  # (path, label numbers, like=file with the geometry)
     dtype: type  # of images on their way to the device: np.uint8 or np.float16
     volumetric: bool = False  # a sample is a volume of which patches are cut, not an image or slice
-    stacked: bool = False  # the slices of a case, where the frame numbers them, are scored as one volume
     unspaced: bool = False  # nothing in the files says how many mm a pixel has (config.evaluation.spacing)
     sequences: bool = False  # channels are the sequences of an MRI, each of which may be missing
     channels: tuple[int, ...] = ()  # of images, which config.data.channels chooses; () leaves them to the data

@@ -31,7 +31,7 @@ def network(predictor: Predictor) -> str:
         found.update(np.ascontiguousarray(leaf))
     settings = [config.evaluation[name] for name in ('threshold', 'flips', 'overlap')]
     settings += [config.augment.flip, config.data.to_dict() | {'root': '', 'cache': ''}, config.model.to_dict()]
-    found.update(repr((settings, predictor.limits)).encode())
+    found.update(repr((settings, predictor.limits, predictor.temperatures)).encode())
     return found.hexdigest()[:32]
 
 

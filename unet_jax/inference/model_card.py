@@ -17,8 +17,7 @@ USE = ('Research on the segmentation of brain tumours. It is no medical device: 
 LIMITS = ('It knows only images of the kind it was trained on: other scanners, sequences, ages of patients, kinds of '
           'tumour or states after an operation may give masks that are wrong without any sign of it.',
           'The scores below are of the cases and by the rules that stand beside them; on other data they may be far '
-          'lower. Score it on some annotated cases of your own first.',
-          'Probabilities are not calibrated.')
+          'lower. Score it on some annotated cases of your own first.')
 VERSIONS = ('python', 'jax', 'jaxlib', 'flax', 'optax', 'numpy', 'commit')  # of environment.json; no paths
 
 
@@ -35,7 +34,15 @@ def describe(config: ConfigDict, member: members.Member, params: dict[str, np.nd
         'data': data(config, folder), 'splits': splits(folder), 'metrics': scores(member),
         'trained_with': {name: environment[name] for name in VERSIONS if name in environment},
         'exported_with': {name: metadata.version(name) for name in ('jax', 'safetensors')},
-        'intended_use': USE, 'limits': list(LIMITS)}
+        'intended_use': USE, 'limits': [*LIMITS, calibration(config, member)]}
+
+
+def calibration(config: ConfigDict, member: members.Member) -> str:
+    """How far the probabilities can be trusted, in words."""
+    if config.evaluation.calibrate and of_checkpoint(member, 'calibration.json'):
+        return ('Probabilities are calibrated on the validation subset (calibration.json), so for data like those, '
+                'and near tumours.')
+    return 'Probabilities are not calibrated.'
 
 
 def inputs(config: ConfigDict) -> dict:
@@ -75,9 +82,9 @@ def scores(member: members.Member) -> dict[str, dict]:
     return found
 
 
-def tuned_limits(member: members.Member) -> dict | None:
-    """postprocess.json, where it is of this checkpoint."""
-    known = read_json(member.folder / 'postprocess.json') or {}
+def of_checkpoint(member: members.Member, name: str) -> dict | None:
+    """postprocess.json or calibration.json of the work directory, where it is of this checkpoint."""
+    known = read_json(member.folder / name) or {}
     return known if known.get('checkpoint') == member.step else None
 
 

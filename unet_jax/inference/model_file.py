@@ -1,11 +1,14 @@
-"""A model in one file: a zip of data, sealed, without any code.
+"""A model in one file: a zip of data, sealed, without any code that this program runs.
 
     model.json           what this is, the version of its layout, the checkpoint it holds
     config.json          the settled config of the run, without paths
     params.safetensors   the parameters that prediction uses, by name (huggingface.co/docs/safetensors, "Format")
     postprocess.json     the limits of post-processing and what they were tuned for, where they were
+    calibration.json     the temperatures of the regions and what they were fitted for, where they were
     used.json            [subset, case, group, path] of what it was trained on or chosen by, as `name_digest`s
     card.json, README.md the model card, for programs and for people
+    model.onnx, run.json the network for programs without jax, and run.py, which segments files by them: only where
+    and run.py           they could be made; nothing here reads them
     seal.json            sha256 of every file above, and of itself
 
 Nothing is compressed and all times are 1980, so the same content is the same bytes. Fields that a later version adds
@@ -42,6 +45,8 @@ class Model(NamedTuple):
     used: list[list[str]] = []
     card: dict = {}
     page: str = ''  # the card in Markdown
+    calibration: dict | None = None  # as calibration.json of a work directory
+    beside: dict[str, bytes] = {}  # model.onnx, run.json and run.py, for other programs
 
 
 def is_model(path: str | Path) -> bool:
@@ -93,9 +98,9 @@ def pack(model: Model) -> bytes:
     files = {'model.json': text({'format': FORMAT, 'version': VERSION, 'checkpoint': model.step}),
              'config.json': text(model.config), 'params.safetensors': safetensors.save(model.params),
              'used.json': json.dumps(model.used).encode(), 'card.json': text(model.card),
-             'README.md': model.page.encode()}
-    if model.postprocess is not None:
-        files['postprocess.json'] = text(model.postprocess)
+             'README.md': model.page.encode(), **model.beside}
+    files |= {f'{name}.json': text(content) for name, content in
+              (('postprocess', model.postprocess), ('calibration', model.calibration)) if content is not None}
     sums = {name: hashlib.sha256(content).hexdigest() for name, content in files.items()}
     files['seal.json'] = text({'files': sums, 'sha256': sums_digest(sums)})
     whole = io.BytesIO()
@@ -120,7 +125,8 @@ def read(path: str | Path) -> Model:
     about, config, params = (read_json(path, 'model.json'), read_json(path, 'config.json'), read_params(path))
     page = read_file(path, 'README.md')
     return Model(config, about['checkpoint'], params, read_json(path, 'postprocess.json'),
-                 read_json(path, 'used.json') or [], read_json(path, 'card.json') or {}, (page or b'').decode())
+                 read_json(path, 'used.json') or [], read_json(path, 'card.json') or {}, (page or b'').decode(),
+                 read_json(path, 'calibration.json'))
 
 
 def read_params(path: str | Path) -> dict[str, np.ndarray]:

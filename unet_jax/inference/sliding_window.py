@@ -1,7 +1,7 @@
 """A whole volume from overlapping windows, weighted towards their centres (Isensee et al. 2021).
 
 The network is compiled once, for a batch of windows, whatever the sizes of the volumes; only the few lines that add
-windows up and compare with the threshold are compiled anew for another size, rounded up to whole windows. Arrays on
+windows up and average them are compiled anew for another size, rounded up to whole windows. Arrays on
 the device beside the network: 4 R bytes a voxel of the rounded volume (R regions; 240×240×155 with 128³ windows:
 0.2 GB), and 2 C + 4 R bytes a voxel of the windows in two batches, however many windows there are.
 
@@ -17,9 +17,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from unet_jax.annotations import labels
-from unet_jax.inference.predictor import Predictor, to_bits
-from unet_jax.inference.predictor import uncertainty as uncertainty_of
+from unet_jax.inference.predictor import Predictor, settled, to_bits
 from unet_jax.pipeline.patches import extract, starts
 from unet_jax.pipeline.prepared import Grid, Volume, put_back
 from unet_jax.training import sharding
@@ -68,19 +66,6 @@ def mean(total: jax.Array, sums: list[jax.Array]) -> jax.Array:
     return total / jnp.maximum(outer(sums), jnp.finfo(jnp.float32).tiny)
 
 
-@partial(jax.jit, static_argnames=('regions', 'classes'))
-def painted(total: jax.Array, sums: list[jax.Array], threshold: float, regions: tuple[labels.Region, ...],
-            classes: tuple[int, ...]) -> jax.Array:
-    """(X, Y, Z) bit sets: `labels.from_probabilities` of the mean."""
-    return labels.from_probabilities(mean(total, sums), threshold=threshold, regions=regions, classes=classes)
-
-
-@jax.jit
-def unsure(total: jax.Array, sums: list[jax.Array]) -> jax.Array:
-    """(X, Y, Z, R) uint8: `predict.uncertainty` of the mean."""
-    return uncertainty_of(mean(total, sums))
-
-
 class Layout(NamedTuple):
     """Where windows lie in a volume that is padded, and rounded up, to whole windows."""
     starts: list[list[int]]  # along each axis, in voxels of the volume
@@ -111,6 +96,13 @@ def windows(image: np.ndarray, size: tuple[int, int, int], layout: Layout, *, ba
         yield {k: np.pad(v, [(0, missing)] + [(0, 0)] * (v.ndim - 1)) for k, v in arrays.items()}
 
 
+def middle(image: np.ndarray, size: tuple[int, int, int], *, count: int, keep: np.ndarray) -> np.ndarray:
+    """(count, *size, C): windows in and about the middle of a volume, where there is more than air to compare by."""
+    centre = [(n - side) // 2 for n, side in zip(image.shape, size, strict=False)]
+    return np.stack([extract(image, start=[c + (k + 1) // 2 * (-1) ** k * (axis == k % 3) for axis, c in
+                                           enumerate(centre)], size=size) * keep for k in range(count)])
+
+
 def accumulate(predictor: Predictor, image: np.ndarray, layout: Layout, keep: np.ndarray
                ) -> tuple[jax.Array, list[np.ndarray]]:
     """(Σ weight · probability (*padded, R), Σ weight along each axis) of image (X, Y, Z, C).
@@ -119,6 +111,9 @@ def accumulate(predictor: Predictor, image: np.ndarray, layout: Layout, keep: np
     """
     experiment, mesh = predictor.experiment, predictor.mesh
     everywhere, size = sharding.replicated(mesh), experiment.settings.size
+    if predictor.settle:
+        shown = middle(image, size, count=experiment.config.evaluation.batch_size, keep=keep)
+        predictor = settled(predictor, sharding.put({'image': shown}, mesh))
     total = jax.device_put(jnp.zeros((*layout.padded, len(experiment.regions)), jnp.float32), everywhere)
     batch_size = experiment.config.evaluation.batch_size
     before = ()
@@ -140,7 +135,6 @@ class Blend(NamedTuple):
     total: jax.Array  # (*padded, R) Σ weight · probability
     sums: list[np.ndarray]  # Σ weight along each axis
     inside: tuple[slice, ...]  # where the prepared volume lies in it
-    resampled: bool
     grid: Grid
 
 
@@ -151,7 +145,7 @@ def blend(predictor: Predictor, volume: Volume, *, keep: Sequence[bool] | None =
     layout = arrange(shape, size=experiment.settings.size, overlap=experiment.config.evaluation.overlap)
     total, sums = accumulate(predictor, volume.image, layout, keep)
     inside = tuple(slice(before, before + n) for before, n in zip(layout.margin, shape, strict=True))
-    return Blend(total, sums, inside, tuple(np.subtract(grid.high, grid.low)) != shape, grid)
+    return Blend(total, sums, inside, grid)
 
 
 def probability(found: Blend) -> np.ndarray:
@@ -159,26 +153,10 @@ def probability(found: Blend) -> np.ndarray:
     return put_back(np.asarray(mean(found.total, found.sums))[found.inside], found.grid)
 
 
-def masks(predictor: Predictor, found: Blend) -> np.ndarray:
-    """Region masks (X, Y, Z, R) bool in the file's own voxels, nested as they are painted, not yet post-processed.
+def segment(predictor: Predictor, volume: Volume, *, keep: Sequence[bool] | None = None, voxel: float = 1.0
+            ) -> np.ndarray:
+    """Bit sets (X, Y, Z) of a prepared case, in the file's own voxels of `voxel` mm³; see `blend`.
 
-    Made on the device, but for resampled volumes, whose probabilities are interpolated back first.
+    Probabilities are interpolated back, not masks.
     """
-    experiment = predictor.experiment
-    if found.resampled:
-        return labels.region_masks(to_bits(experiment, probability(found)), experiment.region_bits)
-    bits = np.asarray(painted(found.total, found.sums, experiment.config.evaluation.threshold, experiment.regions,
-                              experiment.classes))[found.inside]
-    return labels.region_masks(put_back(bits[..., None], found.grid)[..., 0], experiment.region_bits)
-
-
-def uncertainty(found: Blend) -> np.ndarray:
-    """(X, Y, Z, R) uint8 in the file's own voxels, 0 (sure) to 100; 0 where the network did not look."""
-    if found.resampled:
-        return uncertainty_of(probability(found))
-    return put_back(np.asarray(unsure(found.total, found.sums))[found.inside], found.grid)
-
-
-def segment(predictor: Predictor, volume: Volume, *, keep: Sequence[bool] | None = None) -> np.ndarray:
-    """Region masks (X, Y, Z, R) bool of a prepared case, in the file's own voxels; see `blend`."""
-    return masks(predictor, blend(predictor, volume, keep=keep))
+    return to_bits(predictor, probability(blend(predictor, volume, keep=keep)), voxel=voxel)

@@ -24,11 +24,16 @@ class Source(NamedTuple):
 
 
 def sequences(config: ConfigDict) -> tuple[str, ...]:
-    """The names of the channels of a config's images."""
-    if formats.named(config.data.format).stacked:
-        return tuple(config.data.modalities)
-    return {1: ('grey',), 3: ('red', 'green', 'blue')}.get(config.data.channels) or tuple(
-        f'channel {k}' for k in range(1, config.data.channels + 1))
+    """The names of what the network looks at, channel by channel: of neighbouring slices with how far they are."""
+    data = config.data
+    if not formats.named(data.format).unspaced:
+        names = tuple(data.modalities)
+    else:
+        names = {1: ('grey',), 3: ('red', 'green', 'blue')}.get(data.channels) or tuple(
+            f'channel {k}' for k in range(1, data.channels + 1))
+    return names if not data.neighbours else tuple(
+        f'{name} of slice {offset:+d}' if offset else name
+        for offset in range(-data.neighbours, data.neighbours + 1) for name in names)
 
 
 def outputs(config: ConfigDict) -> tuple[str, ...]:

@@ -13,12 +13,12 @@ from unet_jax import lock
 from unet_jax.annotations import frame as frames
 from unet_jax.annotations import identity, labels
 from unet_jax.errors import InputError
-from unet_jax.evaluation import cases, metrics, modalities, table
+from unet_jax.evaluation import calibration, cases, metrics, modalities, referral, table, tuning
 from unet_jax.evaluation import summary as summaries
 from unet_jax.experiment import Experiment, read_frame
 from unet_jax.inference import members, model_file
 from unet_jax.inference import predictor as inference
-from unet_jax.modes import compare, kinds, volume_kind
+from unet_jax.modes import compare, kinds, tuned
 from unet_jax.modes.annotate import check_data
 from unet_jax.pipeline import cache, prepared
 from unet_jax.report import html
@@ -78,8 +78,8 @@ def score(config: ConfigDict, home: Path, chosen: Sequence[members.Member], *, s
     scored = frame[frame.subset == subset]
     if len(members.runs(chosen)) > 1:
         members.check_unseen(chosen, scored, f'--subset={subset} scores')
-    if config.evaluation.postprocess and not model_file.is_model(folder):
-        check_tuning(chosen, frame[frame.subset == config.train.validate], config)
+    for field in tuned.fitted(config) if not model_file.is_model(folder) else ():
+        check_tuning(chosen, frame[frame.subset == config.train.validate], config, field)
     predictor = inference.restore_members(config, chosen)
     experiment = predictor.experiment
     data = kinds.kind_of(experiment)
@@ -91,23 +91,26 @@ def score(config: ConfigDict, home: Path, chosen: Sequence[members.Member], *, s
         processes.by_the_first(lambda: check_data(config, folder), 'data')
     with processes.first_process_first('samples'):
         samples, skipped = open_whole(data, experiment, rows, total=len(found))
-        if config.evaluation.postprocess:
+        if tuned.fitted(config):
             valid = found[found.subset == config.train.validate].reset_index(drop=True)
             home.mkdir(parents=True, exist_ok=True)
-            tuned = folder if model_file.is_model(folder) else home
-            predictor = predictor._replace(limits=volume_kind.limits(predictor, tuned, used, valid))
+            predictor = tuned.settle(predictor, folder if model_file.is_model(folder) else home, used, valid)
     masks = home / 'predictions' / subset
     mine = data.part(samples, cases.share(samples.rows, jax.process_index(), jax.process_count()))
-    lines, images = [], []
+    lines, images, tally = [], [], np.zeros((len(experiment.regions), 3, calibration.BINS))
     for case in data.segment(predictor, mine, masks):
         lines += cases.score(experiment, case)
         images += cases.score_images(experiment, case)
+        tally += cases.tally(experiment, case)
     lines, images = processes.gather(lines), processes.gather(images)
+    tally = np.sum(processes.gather([tally.tolist()]), 0)
     wanted = config.evaluation.modality_subsets
     fewer = processes.gather(without_some(predictor, mine) if wanted else [])
     if not jax.process_index():
         told = {'subset': subset, 'checkpoint': used, **data_set(folder), **about(chosen, config, subset, scored),
-                **({'skipped': skipped} if skipped else {})}
+                **({'skipped': skipped} if skipped else {}),
+                'calibration': calibration.summarise(tally, experiment.names, predictor.temperatures),
+                **tuned.summarised(predictor, folder if model_file.is_model(folder) else home)}
         write(predictor, samples, chosen, home=home, scores=pd.DataFrame(lines), fewer=pd.DataFrame(fewer),
               images=pd.DataFrame(images), told=told, which=which, other=other)
     processes.wait_for_all('report')  # jax ends the first process where the others leave it alone for 5 minutes
@@ -128,13 +131,14 @@ def split_as(given: ConfigDict, config: ConfigDict) -> ConfigDict:
     return found
 
 
-def check_tuning(chosen: Sequence[members.Member], rows: pd.DataFrame, config: ConfigDict) -> None:
-    """Raises InputError where post-processing cannot be tuned on `rows`: a member was trained on some, or none has an
-    annotation, so that removing everything would score best."""
+def check_tuning(chosen: Sequence[members.Member], rows: pd.DataFrame, config: ConfigDict,
+                 field: str = 'config.evaluation.postprocess') -> None:
+    """Raises InputError where what `field` asks for cannot be tuned on `rows`: a member was trained on some, or none
+    has an annotation, so that removing everything would score best."""
     subset = config.train.validate
-    members.check_unseen(chosen, rows, f'config.evaluation.postprocess is tuned on ({subset})', training=True)
+    members.check_unseen(chosen, rows, f'{field} is tuned on ({subset})', training=True)
     if len(rows) and rows.category_id.isna().all():
-        raise InputError(f'config.evaluation.postprocess is tuned on the subset {subset}, none of whose '
+        raise InputError(f'{field} is tuned on the subset {subset}, none of whose '
                          f'{rows.case.nunique()} cases has an annotation; leave it out, or name another '
                          'config.train.validate')
 
@@ -177,23 +181,24 @@ def write(predictor: inference.Predictor, samples: cache.Samples | prepared.Volu
     summary |= {'images': summaries.summarise(images, **rules)} if len(images) else \
         {'flat': True} if experiment.format.unspaced else {}
     written = labels.values(experiment.classes)
+    summary |= {'referral': {} if summary.get('unscored') else referral.summarise(scores, seed=seed)}
     summary |= told | {'mask_values': dict(zip(map(str, written), experiment.config.data.names, strict=True))}
-    summary |= {'postprocess': predictor.limits._asdict()} if settings.postprocess else {}
     if summary.get('unscored'):
         scores = scores[[*summaries.KEYS, 'volume_prediction']]
     before = summaries.read_summary(target).get('checkpoint', told['checkpoint'])
     summaries.write(target, scores, summary, images)
     examples = [] if summary.get('unscored') else chosen_examples(predictor, samples, scores, masks)
-    print(table.text(summary))
+    print(table.text(summary) + calibration.text(summary['calibration']) + referral.text(summary['referral'])
+          + tuning.text(summary.get('postprocess')))
     if other:
         compare.compare(home, other, subset=subset)
-    report = html.write(home, subset, examples, run=chosen[0].folder,
-                        again=command(chosen, subset=subset, which=which, home=home))
     if len(fewer) and not summary.get('unscored'):
         write_text(target / 'modalities.csv', fewer.to_csv(index=False))
         print(modalities.text(fewer, convention=settings.convention, seed=seed))
-    if settings.postprocess:
-        print(f'Post-processed: {predictor.limits}, in mm³, tuned on {experiment.config.train.validate}')
+    report = html.write(home, subset, examples, run=chosen[0].folder,
+                        again=command(chosen, subset=subset, which=which, home=home))
+    for said in tuned.words(predictor):
+        print(f'{said[0].upper()}{said[1:]}; by the subset {experiment.config.train.validate}')
     if 'seen' in summary:
         print(f'Not a result on new cases: {summary["seen"]}')
     if before != told['checkpoint']:

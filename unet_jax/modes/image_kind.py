@@ -13,8 +13,10 @@ from unet_jax.annotations import labels
 from unet_jax.errors import InputError
 from unet_jax.evaluation import cases
 from unet_jax.experiment import Experiment
+from unet_jax.formats import mask_file
 from unet_jax.formats.seam import Content
 from unet_jax.inference import predictor as inference
+from unet_jax.inference.temperature import calibrated, uncertainty
 from unet_jax.pipeline import cache, decode, slices
 from unet_jax.progress import bar
 
@@ -70,8 +72,9 @@ def part(samples: cache.Samples, where: slice) -> cache.Samples:
     return samples.some(where)
 
 
-def segment(predictor: inference.Predictor, samples: cache.Samples, masks: Path) -> Iterator[cases.Case]:
-    """Every case, slices stacked, with prediction and reference; PNGs of the predictions go to the folder `masks`."""
+def segment(predictor: inference.Predictor, samples: cache.Samples, masks: Path | None) -> Iterator[cases.Case]:
+    """Every case, slices stacked, with prediction and reference; PNGs of the predictions go to the folder `masks`, and
+    where config.evaluation.uncertainty asks for it, of the uncertainty to uncertainty/ in it."""
     experiment, rows = predictor.experiment, samples.rows
     settings = experiment.config.evaluation
     if settings.lesions and rows.slice.isna().all():
@@ -81,15 +84,18 @@ def segment(predictor: inference.Predictor, samples: cache.Samples, masks: Path)
     def arrays() -> Iterator[tuple[int, tuple[np.ndarray, ...]]]:
         found = inference.enlarged(predictor, samples)
         for index, probability in bar(found, total=len(rows), desc='evaluating', unit='image'):
-            row, bits = rows.iloc[index], inference.to_bits(experiment, probability)
-            experiment.format.write(masks / row.mask_file, labels.to_ids(bits, experiment.classes),
-                                    like=Path(experiment.settings.root) / row.path)
-            unsure = ()
-            if experiment.config.evaluation.uncertainty:
-                unsure = inference.uncertainty(probability), brain(samples, index)
-            yield index, (decode.decode_label(row, experiment.settings), bits, *unsure)
+            row, bits = rows.iloc[index], inference.to_bits(predictor, probability, voxel=1.0)
+            if masks:
+                experiment.format.write(masks / row.mask_file, labels.to_ids(bits, experiment.classes),
+                                        like=Path(experiment.settings.root) / row.path)
+                if settings.uncertainty:
+                    unsure = uncertainty(calibrated(probability, predictor.temperatures)).max(-1)
+                    mask_file.write_uncertainty(masks / 'uncertainty' / row.mask_file, unsure / 100)
+            inside = [brain(samples, index)] * settings.uncertainty
+            yield index, (decode.decode_label(row, experiment.settings), bits, probability, *inside)
 
-    return cases.stack(rows, arrays(), tuple(settings.spacing))
+    for case in cases.stack(rows, arrays(), tuple(settings.spacing)):
+        yield case._replace(temperatures=predictor.temperatures)
 
 
 def segment_without(predictor: inference.Predictor, samples: cache.Samples, chosen: Sequence[tuple[str, ...]]
@@ -101,8 +107,9 @@ def segment_without(predictor: inference.Predictor, samples: cache.Samples, chos
         mine = part(samples, slice(start, end))
         true = [decode.decode_label(row, experiment.settings) for row in mine.rows.itertuples()]
         for kept in chosen:
-            found = inference.segment(predictor, mine, keep=tuple(name in kept for name in data.modalities))
-            arrays = ((index, (true[index], bits)) for index, bits in found)
+            found = inference.enlarged(predictor, mine, tuple(name in kept for name in data.modalities))
+            arrays = ((index, (true[index], inference.to_bits(predictor, probability, voxel=1.0)))
+                      for index, probability in found)
             yield from ((kept, case) for case in cases.stack(mine.rows, arrays))
 
 
@@ -118,14 +125,15 @@ def brain(samples: cache.Samples, index: int) -> np.ndarray:
 def example(predictor: inference.Predictor, samples: cache.Samples, masks: Path) -> dict:
     """Fields of `html.Example` of the one case in `samples`: image, reference and prediction at the file's size."""
     experiment, rows = predictor.experiment, samples.rows
-    found = [bits for _, bits in inference.segment(predictor, samples)]
-    true = [decode.decode_label(row, experiment.settings) for row in rows.itertuples()]
+    case, = segment(predictor, samples, None)
     root, channels = experiment.settings.root, experiment.settings.channels
     image = [experiment.format.read(root, row, channels).image for row in rows.itertuples()]
     volume = rows.slice.notna().any()
-    picture, reference, prediction = (np.stack(a, 2) if volume else a[0] for a in (image, true, found))
-    found = {'image': picture, 'reference': labels.region_masks(reference, experiment.region_bits),
-             'prediction': labels.region_masks(prediction, experiment.region_bits)}
+    found = {'image': np.stack(image, 2) if volume else image[0],
+             'reference': labels.region_masks(case.reference, experiment.region_bits),
+             'prediction': labels.region_masks(case.prediction, experiment.region_bits)}
+    if experiment.config.evaluation.uncertainty:
+        found['uncertainty'] = uncertainty(calibrated(case.probability, case.temperatures))
     if not volume:
         return found
     if not experiment.format.unspaced:
@@ -168,7 +176,7 @@ def answer(predictor: inference.Predictor, images: Sequence[np.ndarray], rows: p
     near = slices.near(rows, settings.neighbours) if of_patients(experiment) else None
     scale = slices.scale(wired, rows.group) if settings.patient else None
     for _, probability in inference.enlarged(predictor, cache.Samples(wired, blank, rows, {}, near, scale)):
-        yield inference.Segmented(inference.to_bits(experiment, probability), probability)
+        yield inference.tell(predictor, probability, voxel=1.0)
 
 
 def together(experiment: Experiment, rows: pd.DataFrame) -> Iterator[list[int]]:

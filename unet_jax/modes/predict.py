@@ -17,7 +17,8 @@ from unet_jax.formats.inputs import check_output
 from unet_jax.formats.seam import Content
 from unet_jax.inference import ledger, members
 from unet_jax.inference import predictor as inference
-from unet_jax.modes import image_kind, kinds, volume_kind
+from unet_jax.inference.temperature import uncertainty
+from unet_jax.modes import image_kind, kinds, tuned
 from unet_jax.progress import bar
 from unet_jax.text_file import write_text
 from unet_jax.training import processes
@@ -35,13 +36,10 @@ def predict(config: ConfigDict, folder: Path, *, sources: Sequence[str], output:
 
 
 def restore(config: ConfigDict, chosen: Sequence[members.Member]) -> tuple[inference.Predictor, str]:
-    """(what predicts, with its limits of post-processing; the words that say which checkpoints that is)."""
+    """(what predicts, with its temperatures and limits; the words that say which checkpoints that is, and these)."""
     predictor, used = inference.restore_members(config, chosen), str(members.told(chosen))
-    if predictor.experiment.config.evaluation.postprocess and predictor.experiment.format.volumetric:
-        predictor = predictor._replace(limits=volume_kind.limits(predictor, members.home(chosen), members.told(chosen),
-                                                                 None))
-        used = f'{used}, post-processed: {predictor.limits}, in mm³'
-    return predictor, used
+    predictor = tuned.settle(predictor, members.home(chosen), members.told(chosen), None)
+    return predictor, ', '.join([used, *tuned.words(predictor)])
 
 
 def write(predictor: inference.Predictor, sources: Sequence[str], output: Path, used: str, *, report: bool = False
@@ -154,6 +152,6 @@ def draw(experiment: Experiment, row: pd.Series, found: inference.Segmented, con
         sequences = () if experiment.format.unspaced else tuple(experiment.config.data.modalities)
         image = content.image if content.image.ndim > 2 else content.image[..., None]
         shown = viewer.Case(row.case, 'prediction', image, sequences, None, masks, experiment.names, {},
-                            inference.uncertainty(found.probability), affine=content.affine,
+                            uncertainty(found.probability), affine=content.affine,
                             channel=experiment.shown, **space)
         case_page.write(output / 'reports' / f'{stem(row.mask_file)}.html', shown, numbers, f'Checkpoint {used}')

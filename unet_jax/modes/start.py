@@ -18,7 +18,8 @@ log = logging.getLogger('unet_jax')
 SCORED = ('evaluation', 'pictures', 'predictions')
 WRITTEN = {  # mode: where in a work directory it writes
     'annotate': ('',), 'train': ('', 'checkpoints', 'nonfinite', 'tensorboard', *SCORED), 'evaluate': ('', *SCORED),
-    'predict': ('predictions',), 'compare': ('evaluation',), 'plan': ('',)}
+    'predict': ('predictions',), 'compare': ('evaluation',), 'plan': ('',),
+    'report': ('', 'pictures')}
 APPENDED = ('metrics.jsonl', 'timing.jsonl', 'resumed.jsonl', 'config_changes.jsonl')  # by training
 
 
@@ -74,7 +75,7 @@ def try_ends(config: ConfigDict, folder: Path, *, mode: str, output: str | None)
         if not os.path.isdir(cache):
             raise InputError(f'config.data.cache={cache}: cannot be written to ({reason}); name a folder that can')
         log.warning('config.data.cache=%s: only what is in it already can be used (%s)', cache, reason)
-    if mode in ('train', 'evaluate', 'predict'):
+    if mode in ('train', 'evaluate', 'predict', 'report'):
         importlib.import_module('unet_jax.report')  # 0.1 s, for matplotlib and its settings
 
 

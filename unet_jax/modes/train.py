@@ -28,10 +28,10 @@ log = logging.getLogger('unet_jax')
 # Another data.root holds the same data: `check_data` is asked before.
 SAFE = ('data.cache', 'data.cache_limit', 'data.root', 'train.checkpoint_every', 'train.evaluate_every', 'train.fsdp',
         'train.input_timeout', 'train.keep', 'train.log_every', 'train.resident', 'train.skip_nonfinite',
-        'train.spatial', 'evaluation.batch_size', 'evaluation.convention', 'evaluation.found_dice',
-        'evaluation.large_lesion', 'evaluation.lesions', 'evaluation.modality_subsets', 'evaluation.overlap',
-        'evaluation.pictures', 'evaluation.postprocess', 'evaluation.spacing', 'evaluation.tolerance',
-        'evaluation.uncertainty', 'evaluation.whole_tolerance', 'report.channel')
+        'train.spatial', 'evaluation.batch_size', 'evaluation.calibrate', 'evaluation.convention',
+        'evaluation.found_dice', 'evaluation.large_lesion', 'evaluation.lesions', 'evaluation.modality_subsets',
+        'evaluation.overlap', 'evaluation.pictures', 'evaluation.postprocess', 'evaluation.spacing',
+        'evaluation.tolerance', 'evaluation.uncertainty', 'evaluation.whole_tolerance', 'report.channel')
 
 
 @lock.writer
@@ -82,7 +82,7 @@ def fix_steps(member: together.Member, frame: pd.DataFrame, began: float) -> tog
 
     time.json is written before config.json, so that a run that is killed in between goes on with what it says.
     """
-    experiment, samples, folder = member
+    experiment, samples, folder = member.experiment, member.samples, member.folder
     if (folder / budget.NAME).exists() or (folder / 'checkpoints').exists():
         return member
     subset = 'test' if (frame.subset == 'test').any() else experiment.config.train.validate

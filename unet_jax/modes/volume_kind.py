@@ -1,6 +1,5 @@
 """Volumes on their way through the modes, prepared once, trained on in patches, segmented by a sliding window: the
 functions of `kinds.Kind`."""
-import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -10,15 +9,16 @@ import pandas as pd
 
 from unet_jax.annotations import labels, nifti_file
 from unet_jax.errors import InputError
-from unet_jax.evaluation import cases, tuning
+from unet_jax.evaluation import cases
 from unet_jax.experiment import Experiment
+from unet_jax.formats import mask_file
 from unet_jax.formats.seam import Content
-from unet_jax.inference import model_file, postprocess, sliding_window
 from unet_jax.inference import predictor as inference
+from unet_jax.inference import sliding_window
+from unet_jax.inference.temperature import calibrated, uncertainty
 from unet_jax.pipeline import patches, prepared
 from unet_jax.progress import bar
 from unet_jax.training import space
-from unet_jax.workdir import write_text
 
 
 def rows(experiment: Experiment, frame: pd.DataFrame) -> pd.DataFrame:
@@ -57,37 +57,32 @@ def reference(experiment: Experiment, row) -> np.ndarray:
 def segment_volume(predictor: inference.Predictor, volume: prepared.Volume, row, keep: tuple[bool, ...] | None = None
                    ) -> np.ndarray:
     """The predicted bit sets (X, Y, Z) of a case in the file's own voxels, from the modalities to `keep`."""
-    return to_bits(predictor, sliding_window.segment(predictor, volume, keep=keep), row)
+    return sliding_window.segment(predictor, volume, keep=keep, voxel=float(np.prod(row.spacing)))
 
 
 def answer(predictor: inference.Predictor, volume: prepared.Volume, row) -> inference.Segmented:
     """What the predictor finds in a case; `row` has the file's `spacing`."""
-    found = sliding_window.blend(predictor, volume)
-    bits = to_bits(predictor, sliding_window.masks(predictor, found), row)
-    return inference.Segmented(bits, sliding_window.probability(found))
+    probability = sliding_window.probability(sliding_window.blend(predictor, volume))
+    return inference.tell(predictor, probability, voxel=float(np.prod(row.spacing)))
 
 
-def to_bits(predictor: inference.Predictor, masks: np.ndarray, row) -> np.ndarray:
-    """Region masks (X, Y, Z, R) of a case -> bit sets (X, Y, Z), post-processed."""
-    experiment = predictor.experiment
-    masks = postprocess.apply(masks, predictor.limits, region_bits=experiment.region_bits, names=experiment.names,
-                              voxel=float(np.prod(row.spacing)))
-    return labels.paint(masks, experiment.regions, experiment.classes)
-
-
-def segment(predictor: inference.Predictor, samples: prepared.Volumes, masks: Path) -> Iterator[cases.Case]:
-    """Every case with prediction and reference; a NIfTI of each prediction goes to the folder `masks`."""
+def segment(predictor: inference.Predictor, samples: prepared.Volumes, masks: Path | None) -> Iterator[cases.Case]:
+    """Every case with prediction and reference; a NIfTI of each prediction goes to the folder `masks`, and where
+    config.evaluation.uncertainty asks for it, one of each region's uncertainty (X, Y, Z, R) to uncertainty/ in it."""
     experiment = predictor.experiment
     for index in bar(range(len(samples.rows)), desc='evaluating', unit='case'):
         row, volume = samples.rows.iloc[index], samples[index]
-        found = sliding_window.blend(predictor, volume)
-        bits = to_bits(predictor, sliding_window.masks(predictor, found), row)
-        experiment.format.write(masks / row.mask_file, labels.to_ids(bits, experiment.classes),
-                                like=Path(experiment.settings.root) / experiment.format.files(row)[0])
-        unsure = ()
-        if experiment.config.evaluation.uncertainty:
-            unsure = sliding_window.uncertainty(found), brain(volume)
-        yield cases.Case(row.case, row.group, tuple(row.spacing), reference(experiment, row), bits, *unsure)
+        probability = sliding_window.probability(sliding_window.blend(predictor, volume))
+        bits = inference.to_bits(predictor, probability, voxel=float(np.prod(row.spacing)))
+        wanted = experiment.config.evaluation.uncertainty
+        if masks:
+            like = Path(experiment.settings.root) / experiment.format.files(row)[0]
+            experiment.format.write(masks / row.mask_file, labels.to_ids(bits, experiment.classes), like=like)
+            if wanted:
+                mask_file.save_nifti(masks / 'uncertainty' / row.mask_file,
+                                     uncertainty(calibrated(probability, predictor.temperatures)), np.uint8, like=like)
+        yield cases.Case(row.case, row.group, tuple(row.spacing), reference(experiment, row), bits, probability,
+                         brain(volume) if wanted else None, temperatures=predictor.temperatures)
 
 
 def brain(volume: prepared.Volume) -> np.ndarray:
@@ -110,45 +105,15 @@ def segment_without(predictor: inference.Predictor, samples: prepared.Volumes, c
                 yield kept, cases.Case(row.case, row.group, tuple(row.spacing), true, bits)
 
 
-def limits(predictor: inference.Predictor, folder: Path, used: int | str, valid: pd.DataFrame | None
-           ) -> postprocess.Limits:
-    """The limits of post-processing in `folder`/postprocess.json, tuned on the cases `valid` unless they have been.
-
-    Raises InputError where they have not and `valid` is None or empty.
-    """
-    config, path = predictor.experiment.config.evaluation, folder / 'postprocess.json'
-    made = {'checkpoint': used, 'convention': config.convention, 'threshold': config.threshold, 'flips': config.flips,
-            'overlap': config.overlap, 'chosen_by': 'cases with the region'}
-    if model_file.is_model(folder):
-        known = model_file.read_json(folder, path.name) or {}
-    else:
-        known = json.loads(path.read_text(encoding='utf-8')) if path.exists() else {}
-    if made.items() <= known.items():
-        return postprocess.Limits(known['component'], known['enhancing'])
-    if valid is None or valid.empty:
-        raise InputError(f'{path}: holds no limits for {made}; --mode=evaluate --config.evaluation.postprocess=True '
-                         'tunes them on the validation subset, which must have cases')
-    experiment, samples = predictor.experiment, open_samples(predictor.experiment, valid)
-
-    def pairs() -> Iterator[tuple[np.ndarray, np.ndarray, float]]:
-        for index in bar(range(len(samples.rows)), desc='tuning', unit='case'):
-            row = samples.rows.iloc[index]
-            masks = sliding_window.segment(predictor, samples[index])
-            true = labels.region_masks(reference(experiment, row), experiment.region_bits)
-            yield true, masks, float(np.prod(row.spacing))
-
-    found = tuning.tune(pairs(), region_bits=experiment.region_bits, names=experiment.names,
-                        convention=config.convention)
-    write_text(path, json.dumps({**made, 'cases': len(samples.rows), **found}, indent=1) + '\n')
-    return postprocess.Limits(found['component'], found['enhancing'])
-
-
 def example(predictor: inference.Predictor, samples: prepared.Volumes, masks: Path) -> dict:
     """Fields of `html.Example` of the one case in `samples`, its prediction read back from the folder `masks`."""
     experiment, row = predictor.experiment, samples.rows.iloc[0]
     content = experiment.format.read(experiment.settings.root, row, experiment.settings.channels)
     ids, _ = nifti_file.read_label(masks / row.mask_file, experiment.classes)
-    return {'image': content.image,
+    unsure = {}
+    if experiment.config.evaluation.uncertainty:
+        unsure['uncertainty'] = np.asarray(nibabel.load(masks / 'uncertainty' / row.mask_file).dataobj)
+    return {'image': content.image, **unsure,
             'reference': labels.region_masks(reference(experiment, row), experiment.region_bits),
             'prediction': labels.region_masks(labels.from_ids(ids, experiment.classes), experiment.region_bits),
             'spacing': tuple(row.spacing), 'orientation': ''.join(nibabel.aff2axcodes(content.affine)),

@@ -5,7 +5,7 @@
 """
 import math
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import numpy as np
@@ -14,37 +14,16 @@ from ml_collections import ConfigDict
 from unet_jax import formats
 from unet_jax.config import FIELDS, flat
 from unet_jax.planning import topology
+from unet_jax.planning.decision import Decision, Device
 from unet_jax.planning.fingerprint import median
+from unet_jax.planning.learning import MIRROR, augmentation, budget, loss, optimisation
 from unet_jax.training import sharding
 
 BLOCKS = 3  # of the stem across the smallest tumours: of two, half of one's border is lost (lgg: 7.8 pixels at 128)
-MIRROR = 0.5  # correlation with its mirror image from which on an axis is mirrored
-RARE = 0.7  # share of images with a region, below which Dice is taken of the batch
-# Share of a device's memory that is planned for. Of a computer's: its runtime takes 1.3 to 1.9 times what is assigned
-# (benchmarks/results/planned_memory-2026-11-25-2-cores-of-amd-epyc.md), and others live there too.
+UNLIKE = 1.0  # standard deviations of an image by which patients differ, from which on each has a scale of its own
+# Share of a device's memory that is planned for. Of a computer's: a step takes 1.06 to 1.17 times what is assigned
+# (benchmarks/results/planned_memory-2026-11-25-2-cores-of-amd-epyc.md), and the compiler and samples live there too.
 RESERVE = {'cpu': 0.5, 'gpu': 0.9, 'tpu': 0.9}
-
-
-class Device(NamedTuple):
-    """What the plan is for."""
-    kind: str  # 'cpu', 'gpu' or 'tpu'
-    name: str
-    count: int  # of all processes
-    memory: float  # bytes each
-
-
-class Decision(NamedTuple):
-    changes: dict[str, Any]  # {'section.field': value}
-    reason: str
-
-    def line(self) -> str:
-        return f'{", ".join(f"{name} {shown(value)}" for name, value in self.changes.items())}: {self.reason}'
-
-
-def shown(value: Any) -> str:
-    if isinstance(value, tuple) and value and all(isinstance(n, int) and not isinstance(n, bool) for n in value):
-        return '×'.join(map(str, value)) if len(value) in (2, 3) else '-'.join(map(str, value))
-    return f'{value:g}' if isinstance(value, float) else str(value).replace(' ', '')
 
 
 def device(memory: float | None = None) -> Device:
@@ -72,7 +51,7 @@ def decide(config: ConfigDict, found: dict[str, Any], on: Device, *, scale: floa
     scale: how much less memory than usual a step may take, at the expense first of the batch, then of the size.
     """
     fixed = given(config)
-    plan = volumes if found['kind'] == 'volumes' else images
+    plan = volumes if found['kind'] == 'volume' else images
     decided = [*plan(found, on, fixed, scale), *always(found, on)]
     left = [d._replace(changes={n: v for n, v in d.changes.items() if n not in fixed}) for d in decided]
     return [d for d in left if d.changes]
@@ -132,10 +111,7 @@ def images(found: dict, on: Device, fixed: dict, scale: float) -> list[Decision]
                  (', and a processor sees four times as many images at half the size'
                   if on.kind == 'cpu' and max(size) < max(shape) else '')),
         *channels(found),
-        Decision({'data.standardise': not found['stacked'] and formats.named(found['format']).dtype == np.uint8},
-                 'slices of a patient have one scale, which standardising each by itself would destroy'
-                 if found['stacked'] else f'brightness of images differs by {max(found["intensities"]["apart"]):.1f} '
-                 'of their own standard deviation'),
+        scale_of(found),
         *two_dimensional(size, stem, across, on, take)]
     kept = round(min(1.0, 2 * share / max(1 - share, 1e-6)), 2) if share < 0.2 else 1.0
     shown_now = share / (share + kept * (1 - share))
@@ -167,6 +143,19 @@ def network(features: tuple, size: tuple, stem: int, on: Device) -> Decision:
     return Decision({'model.features': features, 'model.encoder_blocks': (2,) * len(features),
                      'model.decoder_blocks': (1,) * (len(features) - 1)},
                     f'{len(features)} levels leave {deepest} pixels a side at the deepest; {why}')
+
+
+def scale_of(found: dict) -> Decision:
+    """Whether images are standardised, each by itself or by patient."""
+    if formats.named(found['format']).dtype != np.uint8:
+        return Decision({'data.standardise': False}, 'the reader does, inside the brain')
+    if not found['stacked']:
+        return Decision({'data.standardise': True}, 'brightness of images differs by '
+                        f'{max(found["intensities"]["apart"]):.1f} of their own standard deviation')
+    apart = max(found['intensities']['patients_apart'])
+    return Decision({'data.standardise': 'patient' if apart > UNLIKE else False},
+                    'slices of a patient have one scale, which standardising each by itself would destroy; patients '
+                    f'differ by {apart:.1f} of an image\'s standard deviation')
 
 
 def channels(found: dict) -> list[Decision]:
@@ -228,51 +217,14 @@ def volumes(found: dict, on: Device, fixed: dict, scale: float) -> list[Decision
         *budget(60.0 if on.kind == 'cpu' else 240.0, on, fixed)]
 
 
-def loss(found: dict) -> list[Decision]:
-    """Dice and cross-entropy; of the batch where regions are often absent."""
-    present = min((r['images'] for r in found['regions']), default=1.0)
-    pixels = min((r['pixels'] for r in found['regions']), default=1.0)
-    batch = present < RARE or found['kind'] == 'volumes'  # of patches two thirds may show none
-    why = (f'a region is in {100 * present:.0f} % of the {found["kind"]} and {100 * pixels:.2g} % of the body; '
-           + ('Dice image by image would teach to answer nothing' if batch else 'nearly every image shows it'))
-    return [Decision({'loss.batch_dice': batch, 'loss.terms': (('dice', 1.0), ('cross_entropy', 1.0))}, why)]
-
-
-def augmentation(found: dict) -> list[Decision]:
-    flips = tuple(c >= MIRROR for c in found['mirror'])
-    few = found['subsets'].get('train', found['images']) < 5000
-    return [Decision({'augment.flip': flips}, 'an image resembles its mirror image by '
-                     f'{", ".join(f"{c:.2f}" for c in found["mirror"])} (up-down, left-right); from {MIRROR} on '
-                     'anatomy allows it'),
-            Decision({'augment.rotation': 30.0, 'augment.spatial_probability': 0.9 if few else 0.5,
-                      'augment.elastic': 2.0 if few else 0.0, 'augment.elastic_grid': 6,
-                      'augment.intensity_probability': 0.2},
-                     f'{found["subsets"].get("train", 0)} images to train on are '
-                     f'{"few: each is turned, zoomed and bent nearly every time" if few else "many"}')]
-
-
-def optimisation() -> list[Decision]:
-    return [Decision({'optimizer.learning_rate': 3e-3, 'optimizer.arguments': (('weight_decay', 1e-2),)},
-                     'AdamW with a cosine to 0; small networks with instance norm bear a high rate')]
-
-
-def budget(minutes: float, on: Device, fixed: dict) -> list[Decision]:
-    """How long to train, unless the user has said for how many steps."""
-    if 'train.steps' in fixed:
-        steps = fixed['train.steps']
-        return [Decision({'optimizer.warmup': min(FIELDS['optimizer.warmup'].default, steps // 10)},
-                         f'at most a tenth of {steps} steps')]
-    if 'train.seeds' in fixed:
-        return []
-    return [Decision({'train.minutes': minutes}, f'a sensible wait on {on.count} × {on.name}, for training and '
-                     'evaluation together; say --config.train.minutes=N for another, or set --config.train.steps')]
-
-
 def always(found: dict, on: Device) -> list[Decision]:
     what = [Decision({'model.dtype': 'float32' if on.kind == 'cpu' else 'bfloat16'},
                      'XLA is no faster in bfloat16 on processors' if on.kind == 'cpu' else
                      'half the traffic, which is what U-Nets wait for')]
-    if found['kind'] == 'images':
+    if not found['subsets'].get('valid'):
+        what.append(Decision({'train.validate': 'train'}, f'{found["cases"]} cases of {found["patients"]} patients or '
+                             'sources leave none to validate on'))
+    if found['kind'] == 'image':
         what.append(Decision({'evaluation.flips': True, 'evaluation.batch_size': divisible(16, on)},
                              'mirrored images are averaged where they are trained on'))
     return what
@@ -280,7 +232,12 @@ def always(found: dict, on: Device) -> list[Decision]:
 
 def hints(found: dict) -> list[str]:
     """What the user should look at, with the flag that mends it."""
-    return [f'the classes {" and ".join(map(str, pair["ids"]))} {", ".join(pair["why"])}: are they one? Then '
+    few = [] if found['subsets'].get('valid') else [
+        f'{found["cases"]} cases of {found["patients"]} patients or sources leave none to validate on, so scores '
+        + ('of the subset valid ' if found['subsets'].get('test') else '') + 'are of the cases trained on: they say '
+        'how well those are learnt by heart, and nothing about others. Add cases, or, where there are subsets, '
+        '--config.data.split_file=FILE.json']
+    return few + [f'the classes {" and ".join(map(str, pair["ids"]))} {", ".join(pair["why"])}: are they one? Then '
             f"--config.data.regions=\"(('tumour',({','.join(map(str, pair['ids']))}),{pair['ids'][0]}),)\""
             for pair in found['alike']]
 

@@ -20,7 +20,7 @@ from unet_jax.experiment import data_folder
 from unet_jax.pipeline import decode, prepared
 from unet_jax.progress import bar
 
-SAMPLES = {'images': 240, 'volumes': 24}  # looked into; a volume of 240×240×155×4 takes about 2 s
+SAMPLES = {'image': 240, 'volume': 24}  # looked into; a volume of 240×240×155×4 takes about 2 s
 QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
 VALUES = 400  # of the foreground, and of the body, that each image adds to the intensities
 SIDE = 32  # pixels a side at which an image is compared with its mirror image
@@ -35,7 +35,7 @@ def fingerprint(config: ConfigDict, frame: pd.DataFrame) -> dict[str, Any]:
     of images as a share of the longer side. Raises InputError where no file can be read.
     """
     form = formats.named(config.data.format)
-    kind = 'volumes' if form.volumetric else 'images'
+    kind = 'volume' if form.volumetric else 'image'
     rows = prepared.rows(frame) if form.volumetric else frames.images(frame)
     own = rows[rows.subset == 'train'] if (rows.subset == 'train').any() else rows
     chosen = sample(own, SAMPLES[kind])
@@ -71,9 +71,9 @@ def look(config: ConfigDict, row) -> dict[str, Any]:
     image, spacing = content.image, (1.0, 1.0)
     if form.volumetric:
         codes = ''.join(nibabel.aff2axcodes(content.affine))
-        image, body = (prepared.turn(array, codes, 'LPS') for array in (image, content.brain))
-        spacing = prepared.turned_spacing(row.spacing, codes, 'LPS')
-        label = np.zeros(body.shape, int) if content.label is None else prepared.turn(content.label, codes, 'LPS')
+        image, body = (prepared.turn(array, codes, to='LPS') for array in (image, content.brain))
+        spacing = prepared.turned_spacing(row.spacing, codes, to='LPS')
+        label = np.zeros(body.shape, int) if content.label is None else prepared.turn(content.label, codes, to='LPS')
         masks = np.stack([label == c for c in classes], -1)
     else:
         decode.check_size(row.path, image, row)
@@ -86,7 +86,7 @@ def look(config: ConfigDict, row) -> dict[str, Any]:
     box = tuple(map(slice, low, high))
     inside, around = values(image, drawn), values(image, body)
     mean, deviation = around.mean(0), around.std(0)
-    return {'path': row.path, 'shape': image.shape[:-1], 'spacing': spacing,
+    return {'path': row.path, 'group': row.group, 'shape': image.shape[:-1], 'spacing': spacing,
             'box': [h - n for n, h in zip(low, high, strict=True)], 'body': int(body.sum()),
             'sizes': masks.reshape(-1, len(classes)).sum(0), 'mean': mean, 'deviation': deviation,
             'inside': inside, 'around': around,
@@ -161,7 +161,7 @@ def diameter(pixels: int, one: dict) -> float:
 
 def intensities(seen: Sequence[dict]) -> dict[str, Any]:
     """Of each channel: mean, standard deviation, 0.5 %, 50 % and 99.5 % quantile inside the foreground and the body;
-    and how far the images' means lie apart, in standard deviations within an image."""
+    and how far the means of the images, and of the patients, lie apart, in standard deviations within an image."""
     found = {}
     for where in ('inside', 'around'):
         pixels = np.concatenate([s[where] for s in seen])
@@ -169,7 +169,9 @@ def intensities(seen: Sequence[dict]) -> dict[str, Any]:
             {'mean': x.mean(), 'deviation': x.std(), 'quantiles': np.quantile(x, (0.005, 0.5, 0.995))}
             for x in pixels.T] if len(pixels) else []
     means, within = np.array([s['mean'] for s in seen]), np.array([s['deviation'] for s in seen])
-    return found | {'apart': means.std(0) / np.maximum(within.mean(0), 1e-6)}
+    of_patients = pd.DataFrame(means).groupby([s['group'] for s in seen]).mean().to_numpy()
+    usual = np.maximum(within.mean(0), 1e-6)
+    return found | {'apart': means.std(0) / usual, 'patients_apart': of_patients.std(0) / usual}
 
 
 def missing(config: ConfigDict, rows: pd.DataFrame) -> dict[str, int]:
@@ -252,20 +254,20 @@ def plain(value: Any) -> Any:
 
 def prose(found: dict[str, Any]) -> str:
     """A paragraph."""
-    what = found['kind']
+    volumetric, what = found['kind'] == 'volume', f'{found["kind"]}s'
     whole = len(found['subsets']) and found['looked_into'] < found['images']
     shape = '×'.join(f'{n:g}' for n in median(found['shape']))
     parts = [f'{found["images"]} {what} of {found["patients"]} patients or sources ('
              + ', '.join(f'{n} {s}' for s, n in found['subsets'].items()) + ')'
              + (f'; {found["looked_into"]} of the training images were looked into, evenly spread' if whole else '')]
-    parts.append(f'The median size is {shape} {"voxels of " if what == "volumes" else "pixels"}' + (
-        '×'.join(f'{mm:.3g}' for mm in median(found['spacing'])) + ' mm' if what == 'volumes' else '')
+    parts.append(f'The median size is {shape} {"voxels of " if volumetric else "pixels"}' + (
+        '×'.join(f'{mm:.3g}' for mm in median(found['spacing'])) + ' mm' if volumetric else '')
         + f', of which the body takes {"×".join(f"{n:.0f}" for n in median(found["box"]))}')
     parts.append(f'{100 * found["positive"]:.0f} % of the {what} have a tumour drawn')
     for region in found['regions']:
         if region['diameter']:
-            unit = ' mm' if what == 'volumes' else ' % of the longer side'
-            across = median(region['diameter']) * (1 if what == 'volumes' else 100)
+            unit = ' mm' if volumetric else ' % of the longer side'
+            across = median(region['diameter']) * (1 if volumetric else 100)
             parts.append(f'{region["name"]}: in {100 * region["images"]:.0f} % of them, {100 * region["share"]:.1f} % '
                          f'of the body there, median diameter {across:.0f}{unit}')
         else:

@@ -10,7 +10,7 @@ from html import escape
 import pandas as pd
 
 from unet_jax.evaluation.table import differs
-from unet_jax.report.overlays import colour
+from unet_jax.palette import colour
 from unet_jax.report.scores import METRICS, number
 from unet_jax.report.style import STYLE
 

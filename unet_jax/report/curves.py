@@ -8,8 +8,8 @@ from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from unet_jax.palette import colour
 from unet_jax.report import plainly
-from unet_jax.report.overlays import colour
 
 TRAIN, VALID = '#8a8f98', '#4477AA'  # readable on white and on black
 WIDTH = 6.2  # inches: text stays legible when a phone shows it at 360 px

@@ -6,6 +6,7 @@ Volumes are shown in three planes, radiological convention: the patient's right 
 """
 import base64
 import io
+import os
 from pathlib import Path
 from typing import NamedTuple
 
@@ -19,11 +20,9 @@ from matplotlib.patheffects import withStroke
 from PIL import Image
 
 from unet_jax.errors import InputError
+from unet_jax.palette import colour, window
 from unet_jax.report import plainly
 
-# Distinct on grey, black and white, and under protanopia, deuteranopia and tritanopia: any two of them are 31 or more
-# apart in CIELAB, of the first three 34 (simulated after Machado et al. 2009, full severity).
-COLOURS = ('#E69F00', '#56B4E9', '#DC267F', '#B2DF8A', '#785EF0', '#7A3300')
 OPPOSITE = dict(zip('LRAPSI', 'RLPAIS', strict=True))
 PLANES = (('axial', 2), ('coronal', 1), ('sagittal', 0))  # name, axis across the plane in an L-P-I array
 MARGIN = 4  # voxels kept around the head
@@ -40,10 +39,6 @@ class Plane(NamedTuple):
     prediction: np.ndarray | None  # (H, W, R) bool
     pixel: tuple[float, float]  # height, width of a pixel
     towards: str  # what lies downwards and to the right, e.g. 'PL'; '' if unknown
-
-
-def colour(r: int) -> str:
-    return COLOURS[r % len(COLOURS)]
 
 
 @plainly
@@ -94,24 +89,13 @@ def is_colour(image: np.ndarray) -> bool:
     return image.dtype == np.uint8 and image.shape[-1] == 3
 
 
-def window(image: np.ndarray) -> np.ndarray:
-    """Grey values 0..1 between the 0.5th and 99.5th percentile of the head; a constant background is black."""
-    values = image.astype(np.float32)
-    finite = np.isfinite(values)
-    background = values == values.flat[0]
-    # Standardised images have their background at 0, amid the tissue; an image file may be bright all over.
-    constant = np.issubdtype(image.dtype, np.floating) and 0.1 < background.mean() < 1
-    head = values[finite & ~background] if constant else values[finite]
-    low, high = np.percentile(head, (0.5, 99.5)) if head.size else (0, 1)
-    grey = np.clip((values - low) / max(high - low, 1e-6), 0, 1)
-    return np.where(finite & ~(background & constant), grey, 0)
-
-
 @plainly
 def save(figure: Figure, path: Path) -> Path:
-    """Writes the picture, in the format of the path's suffix."""
+    """Writes the picture, in the format of the path's suffix, whole or not at all."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=DPI, facecolor=figure.get_facecolor())
+    part = path.with_name(f'.part-{os.getpid()}-{path.name}')
+    figure.savefig(part, dpi=DPI, facecolor=figure.get_facecolor())
+    part.replace(path)
     return path
 
 

@@ -1,8 +1,9 @@
 """The numbers of a report: a card a region, and the table of all metrics. HTML; everything from files is escaped."""
 from html import escape
 
+from unet_jax.evaluation.summary import means_table
 from unet_jax.evaluation.table import EMPTY, differs, left_out, penalty, said_of_spacing
-from unet_jax.report.overlays import colour
+from unet_jax.palette import colour
 
 METRICS = {'dice': 'Dice', 'iou': 'IoU', 'sensitivity': 'Sensitivity', 'specificity': 'Specificity',
            'nsd': 'NSD', 'hd95': 'HD95', 'surface_dice': 'Surface Dice', 'lesion_dice': 'Lesion-wise Dice',
@@ -12,7 +13,9 @@ METRICS = {'dice': 'Dice', 'iou': 'IoU', 'sensitivity': 'Sensitivity', 'specific
            'large_dice': 'Large lesions, Dice', 'large_nsd': 'Large lesions, NSD', 'large_hd95': 'Large lesions, HD95',
            'small_f1': 'Small lesions, F1', 'uncertainty_score': 'Uncertainty score',
            'uncertainty_dice': 'Dice by uncertainty, AUC', 'uncertainty_filtered_tp': 'Filtered TP, AUC',
-           'uncertainty_filtered_tn': 'Filtered TN, AUC', 'pooled_dice': 'Pooled Dice',
+           'uncertainty_filtered_tn': 'Filtered TN, AUC',
+           'ece': 'Expected calibration error', 'brier': 'Brier score', 'confidence': 'Confidence',
+           'pooled_dice': 'Pooled Dice',
            'component_f1': 'Connected parts found, F1'}
 
 
@@ -70,7 +73,9 @@ def _table(summary: dict) -> str:
         entries = [metrics.get(key) for metrics in regions.values()]
         cells = ''.join(f'<td>{_cell(entry, key, summary["cases"])}</td>' for entry in entries)
         body += f'<tr><th scope="row">{escape(_label(key, entries, summary["units"]))}</th>{cells}</tr>'
-    return (f'<div class="wide"><table><thead><tr><td></td>{head}</tr></thead><tbody>{body}</tbody></table></div>'
+    csv = escape(means_table(summary).to_csv(index=False))
+    return (f'<div class="wide"><table class="copied" data-csv="{csv}"><thead><tr><td></td>{head}</tr></thead>'
+            f'<tbody>{body}</tbody></table></div>'
             f'<p class="small">Mean over cases, in brackets its 95&nbsp;% bootstrap interval, then the median. '
             f'{summary["cases"]} cases; n is given where a metric is defined for fewer; "with region" leaves out '
             f'the cases whose reference lacks the region. Convention '

@@ -20,6 +20,7 @@ import cc3d
 import nibabel as nib
 import numpy as np
 
+from unet_jax import palette
 from unet_jax.annotations import labels
 from unet_jax.report import overlays, viewer_pack
 
@@ -101,7 +102,7 @@ def packed(case: Case, most: int) -> dict:
     content = {
         'name': case.name, 'shape': head.shape, 'spacing': spacing, 'unit': 'mm' if case.spacing else 'px',
         'regions': case.regions, 'order': _order(grid),
-        'colours': [overlays.colour(r) for r in range(len(case.regions))],
+        'colours': [palette.colour(r) for r in range(len(case.regions))],
         'file': file[:3].tolist(), 'world': world[:3].tolist(), 'letters': ['LR', 'PA', 'IS'] if known else None,
         'colour': overlays.is_colour(case.image) or flat and case.image.shape[-1] == 3, 'shown': case.channel,
         'head': viewer_pack.deflate(np.packbits(_flat(head))),
