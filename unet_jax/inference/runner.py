@@ -108,13 +108,17 @@ def segment_images(network, about, source, output):
             batch[k, top:top + h, left:left + w] = resize(image, h, w)
         for (image, name), (top, left, h, w), found in zip(part, where, network(batch), strict=True):
             ids = label_numbers(resize(found[top:top + h, left:left + w], *image.shape[:2]), about)
-            yield write_png(output / f'{name}.png', ids), ''
+            yield write_png(output / f'{name}.png', ids, about), ''
 
 
-def write_png(path, ids):
-    from PIL import Image
+def write_png(path, ids, about):
+    from PIL import Image, PngImagePlugin
+    image, note = Image.fromarray(ids), PngImagePlugin.PngInfo()
+    if ids.dtype == np.uint8:  # the pixels are the numbers, and show as colours
+        image.putpalette(about['palette'])
+        note.add_text(*about['note'])
     path.parent.mkdir(parents=True, exist_ok=True)
-    Image.fromarray(ids).save(path)
+    image.save(path, pnginfo=note)
     return path
 
 

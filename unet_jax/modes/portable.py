@@ -10,8 +10,9 @@ from typing import Any
 import numpy as np
 from ml_collections import ConfigDict
 
+from unet_jax import palette
 from unet_jax.annotations import frame as frames
-from unet_jax.annotations import labels, schemas
+from unet_jax.annotations import labels, mask_values, schemas
 from unet_jax.errors import InputError
 from unet_jax.experiment import Experiment
 from unet_jax.inference import engines, onnx_graph, runner, sliding_window
@@ -45,7 +46,7 @@ def files(experiment: Experiment, params: Mapping[str, np.ndarray], tree: Any, f
         return {'model.onnx': model}, f'{agreed}; run.py is left out, as it reads no HDF5, nor slices of a patient ' \
             'together'
     return {'model.onnx': model, 'run.py': inspect.getsource(runner).encode(),
-            'run.json': (json.dumps(about, indent=1, ensure_ascii=False) + '\n').encode()}, \
+            'run.json': (json.dumps(about, ensure_ascii=False) + '\n').encode()}, \
         f'{agreed}; unzip it, and run.py in it segments files'
 
 
@@ -113,7 +114,7 @@ def settings(experiment: Experiment, limits: dict | None) -> dict | None:
     found = {'kind': 'volumes' if form.volumetric else 'images', 'size': list(experiment.settings.size),
              'channels': experiment.settings.channels, 'batch': config.evaluation.batch_size,
              'threshold': config.evaluation.threshold, 'regions': regions,
-             'left_out': ' and '.join(left_out)}
+             'left_out': ' and '.join(left_out), 'palette': palette.of_values(), 'note': mask_values.IDS}
     if form.volumetric:
         found |= {'overlap': config.evaluation.overlap, 'orientation': config.data.orientation,
                   'spacing': list(config.data.spacing), **named(config)}
