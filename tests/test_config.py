@@ -125,7 +125,7 @@ def test_what_was_typed_wrong_gets_the_right_spelling(name, typed, message):
       for name, value in (('resident', True), ('steps_per_dispatch', 2), ('fsdp', 2), ('spatial', 2))],
     ('default', {'train.spatial': 3}, 'spatial is 3: must divide'), ('default', {'augment.scale': (2, 1)}, 'lowest'),
     ('default', {'evaluation.lesions': 'GLI'}, "lesions is 'GLI': counts lesions from a size in mm³ on"),
-    ('phantom', {'evaluation.modality_subsets': True}, 'modality_subsets is True: is for data of several sequences only'),
+    ('phantom', {'evaluation.modality_subsets': True}, 'modality_subsets is True: is for data of several seq'),
     ('coco', {'data.spacing': (1, 1, 1)}, 'spacing is .*: is for volumes only')])
 def test_fields_that_do_not_go_together_are_refused_before_any_work(base, fields, message, tmp_path):
     config = build({**flat(CONFIGS[base]()), **fields})
