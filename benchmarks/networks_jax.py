@@ -9,7 +9,7 @@ import numpy as np
 from configs import default
 from unet_jax import experiment as experiments
 from unet_jax.model import unet
-from unet_jax.modes import plan, start
+from unet_jax.modes import start
 from unet_jax.training import loop, sharding
 
 REGIONS = (('WT', (1, 2, 3), 2), ('TC', (1, 3), 1), ('ET', (3,), 3))
@@ -40,7 +40,7 @@ def create(size: tuple[int, ...], channels: int, features: tuple[int, ...], *, b
 def host_batch(experiment: experiments.Experiment, seed: int = 0) -> dict[str, np.ndarray]:
     """A batch as the stream makes it: images of standard normal numbers, blobs of every class as labels."""
     rng = np.random.default_rng(seed)
-    shapes = plan.abstract_batch(experiment, experiment.config.train.batch_size)
+    shapes = loop.abstract_batch(experiment, experiment.config.train.batch_size)
     arrays = {name: np.zeros(x.shape, x.dtype) for name, x in shapes.items()}
     arrays['image'][:] = rng.standard_normal(arrays['image'].shape)
     for k, side in enumerate((2, 3, 4)):  # nested cubes, a bit each

@@ -7,10 +7,9 @@ import pytest
 from configs import brats3d
 from configs.default import get_config
 from unet_jax.experiment import create
-from unet_jax.modes import plan
 from unet_jax.pipeline import patches, stream
 from unet_jax.pipeline.prepared import Grid, Volume
-from unet_jax.training import space
+from unet_jax.training import loop, space
 from unet_jax.training import step as steps
 
 SIZE = (8, 8, 8)
@@ -131,7 +130,7 @@ def test_a_training_batch_of_volumes_has_the_shapes_and_types_that_the_plan_coun
                              'deep_supervision': 0})
     samples = patches.Patches(TWO, TWO.rows, SIZE, 1 / 3, space.wire_size(config))
     batch = stream.batch(samples, seed=0, step=0, batch_size=2)
-    expected = plan.abstract_batch(create(config), 2)
+    expected = loop.abstract_batch(create(config), 2)
     assert {k: v.shape for k, v in batch.items()} == {k: v.shape for k, v in expected.items()}
     assert {k: v.dtype for k, v in batch.items() if k != 'image'} == {
         k: v.dtype for k, v in expected.items() if k != 'image'}  # these made-up volumes are float32

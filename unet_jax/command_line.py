@@ -28,6 +28,7 @@ flags.DEFINE_multi_string('input', [], 'predict: images, HDF5 slices, NIfTI file
                           'and lists with commas too, and what stands on the command line without a flag.')
 flags.DEFINE_string('output', None, 'predict: the folder for masks and overlays; <workdir>/predictions by default.')
 flags.DEFINE_float('memory', None, 'plan: GB that each device may use; all that it has by default.')
+flags.DEFINE_list('target', [], 'plan: devices that need not be here, such as v5e:4x4,v5p:2x2x1,h100:8.')
 flags.DEFINE_list('allow_changes', [], 'train: fields in which a run that goes on may differ, as train.steps.')
 flags.DEFINE_boolean('distributed', None, 'One of several processes; found out under SLURM, Kubernetes and Cloud TPU.')
 # fields of the config are taken from the command line here, by its table, so ml_collections is shown none
@@ -64,6 +65,8 @@ def parse(argv: list[str]) -> list[str]:
                          'belongs to its flag, as in --workdir=DIR, without spaces about the =')
     if FLAGS.input and FLAGS.mode != 'predict':
         raise InputError(f'--input={FLAGS.input[0]}: is for --mode=predict, and the mode is {FLAGS.mode}')
+    if FLAGS.target and FLAGS.mode != 'plan':
+        raise InputError(f'--target={",".join(FLAGS.target)}: is for --mode=plan, and the mode is {FLAGS.mode}')
     return [argv[0], *map(str, inputs.existing([*FLAGS.input, *extra]))] if FLAGS.mode == 'predict' else argv[:1]
 
 
@@ -113,6 +116,9 @@ def main(argv: list[str]) -> None:
     # jax starts once the flags are good; a mode is loaded by itself, as scipy.stats and matplotlib take a second
     from unet_jax.modes import start
     from unet_jax.training import processes
+    if FLAGS.target:
+        from unet_jax.compiled import targets
+        targets.start_on_cpu()
     config, folder = FLAGS.config, Path(FLAGS.workdir)
     with signals.raised():
         start.start(config, folder, distributed=FLAGS.distributed, mode=FLAGS.mode, output=FLAGS.output)
@@ -134,7 +140,7 @@ def run_mode(config: ConfigDict, folder: Path, sources: tuple[str, ...]) -> None
         evaluate.evaluate(config, folder, subset=FLAGS.subset, which=FLAGS.checkpoint, ensemble=FLAGS.ensemble)
     elif FLAGS.mode == 'plan':
         from unet_jax.modes import plan
-        plan.plan(config, memory=FLAGS.memory)
+        plan.plan(config, memory=FLAGS.memory, targets=FLAGS.target)
     elif FLAGS.mode == 'compare':
         from unet_jax.modes import compare
         processes.by_the_first(lambda: compare.compare(folder, FLAGS.other, subset=FLAGS.subset), 'compare')

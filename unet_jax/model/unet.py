@@ -23,7 +23,7 @@ from unet_jax.model.layers import AttentionGate, Plain, Residual, UpSample, dept
 ACTIVATIONS = ('celu', 'elu', 'gelu', 'hard_swish', 'leaky_relu', 'mish', 'relu', 'relu6', 'selu', 'silu', 'softplus',
                'swish', 'tanh')
 CHOICES = {'block': ('plain', 'residual'), 'norm': ('instance', 'group', 'none'), 'activation': ACTIVATIONS,
-           'downsample': ('conv', 'max'), 'dtype': ('float32', 'bfloat16')}
+           'downsample': ('conv', 'max'), 'dtype': ('auto', 'float32', 'bfloat16')}
 
 Params = Any  # a tree of float32 arrays
 
@@ -53,7 +53,7 @@ class UNet(nn.Module):
         if image.ndim not in (4, 5):
             raise InputError(f'an image of shape {image.shape}; expected (batch, height, width, channels) or (batch, '
                              'depth, height, width, channels)')
-        dtype, last = jnp.dtype(self.dtype), len(self.features) - 1
+        dtype, last = jnp.dtype(type_on(self.dtype)), len(self.features) - 1
         spatial = image.shape[1:-1]
         x = space_to_depth(pad(image, self.stem * 2**last), self.stem).astype(dtype)
 
@@ -81,7 +81,7 @@ class UNet(nn.Module):
         block = Residual if self.block == 'residual' else Plain
         block = nn.remat(block) if self.remat else block
         for k in range(count):
-            x = block(self.features[level], self.norm, self.groups, self.activation, jnp.dtype(self.dtype),
+            x = block(self.features[level], self.norm, self.groups, self.activation, jnp.dtype(type_on(self.dtype)),
                       self.form, stride if k == 0 else 1, name=f'{name}_block_{k}')(x)
         return x
 
@@ -117,8 +117,17 @@ def build(config: ConfigDict, out_channels: int) -> UNet:
 
 def for_devices(module: nn.Module, devices: Sequence[jax.Device]) -> nn.Module:
     """`module` in the form that is fast on `devices`: the same parameters, and up to rounding the same function. A
-    network that has no field `form` stays as it is."""
-    return module.clone(form=form(devices)) if hasattr(module, 'form') else module
+    network that has neither a field `form` nor `dtype` stays as it is."""
+    wanted = {'form': lambda: form(devices), 'dtype': lambda: type_on(module.dtype, devices)}
+    return module.clone(**{name: choose() for name, choose in wanted.items() if hasattr(module, name)})
+
+
+def type_on(dtype: str, devices: Sequence[jax.Device] = ()) -> str:
+    """`dtype`, where it is auto, as it is settled on `devices`: bfloat16 on accelerators, which have units for it and
+    move half the bytes; float32 on CPUs, where XLA is no faster with it, and where no devices are named."""
+    if dtype != 'auto':
+        return dtype
+    return 'bfloat16' if devices and devices[0].platform != 'cpu' else 'float32'
 
 
 def check_unet(fields: dict[str, Any], out_channels: int) -> None:

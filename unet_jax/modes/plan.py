@@ -1,27 +1,32 @@
 """--mode=plan: what a config costs, without training: parameters, FLOPs, memory, and the largest batch that fits."""
+from collections.abc import Sequence
+
 import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from unet_jax.annotations import labels
+from unet_jax.compiled import table as compiled_table
 from unet_jax.errors import InputError
 from unet_jax.experiment import Experiment, create, read_frame, settle
 from unet_jax.progress import bar
-from unet_jax.training import loop, sharding, space
+from unet_jax.training import loop, sharding
 
 GB = 1e9
 
 
-def plan(config: ConfigDict, *, memory: float | None = None) -> None:
-    """Prints the table of `config`. memory: GB that each device may use; None is all that it has.
+def plan(config: ConfigDict, *, memory: float | None = None, targets: Sequence[str] = ()) -> None:
+    """Prints the table of `config`. memory: GB that each device may use; None is all that it has. targets: devices
+    to compile for in place of those that are here, such as v5e:4x4 (`compiled.targets`).
 
     Reads the data only where the config leaves its categories to them. Raises InputError for a config that cannot be
-    built, and for a memory that is not above 0.
+    built, for a memory that is not above 0, and for a target that cannot be compiled for.
     """
     if memory is not None and not memory > 0:
         raise InputError(f'--memory={memory:g}: give gigabytes a device, such as --memory=16')
     settled = bool(config.data.categories and config.data.regions)
     experiment = create(config if settled else settle(config, read_frame(config)))
+    if targets:
+        return print(compiled_table.of_targets(experiment, targets, memory=memory and memory * GB))
     limit = memory * GB if memory is not None else sharding.device_memory()
     devices = jax.local_devices()
     batch_size = config.train.batch_size
@@ -58,7 +63,7 @@ def step_cost(experiment: Experiment, batch_size: int) -> tuple[dict[str, float]
     with config.unlocked():
         config.train.update({'batch_size': batch_size, 'steps_per_dispatch': 1, 'resident': False})
     programs = loop.create_programs(experiment._replace(config=config))
-    arrays = abstract_batch(experiment, batch_size)
+    arrays = loop.abstract_batch(experiment, batch_size)
     lowered = programs.train.lower(programs.abstract, arrays)
     found = lowered.compile().memory_analysis()
     batch = sum(int(np.prod(x.shape)) * x.dtype.itemsize for x in arrays.values())
@@ -67,18 +72,6 @@ def step_cost(experiment: Experiment, batch_size: int) -> tuple[dict[str, float]
              'together': found.argument_size_in_bytes + found.temp_size_in_bytes
              + found.output_size_in_bytes - found.alias_size_in_bytes}
     return sizes, (lowered.cost_analysis() or {}).get('flops', float('nan'))
-
-
-def abstract_batch(experiment: Experiment, batch_size: int) -> dict[str, jax.ShapeDtypeStruct]:
-    """Shapes and types of a whole training batch, as `pipeline.stream` makes it."""
-    settings = experiment.settings
-    size = space.wire_size(experiment.config) if experiment.format.volumetric else settings.size
-    shapes = {'image': ((*size, settings.channels), experiment.format.dtype),
-              'label': (size, labels.bits_dtype(len(experiment.classes))),
-              'index': ((), np.int32), 'visit': ((), np.uint32), 'valid': ((), np.float32)}
-    if experiment.format.volumetric:
-        shapes['spacing'] = (3,), np.float32
-    return {name: jax.ShapeDtypeStruct((batch_size, *shape), dtype) for name, (shape, dtype) in shapes.items()}
 
 
 def largest_batch(limit: float, start: int, memory_of) -> int:

@@ -4,6 +4,7 @@ import logging
 import shlex
 import shutil
 import time
+from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -17,6 +18,7 @@ from unet_jax.annotations import frame as frames
 from unet_jax.annotations import identity
 from unet_jax.errors import InputError
 from unet_jax.experiment import Experiment, create, init_params, settle
+from unet_jax.model import unet
 from unet_jax.modes import kinds
 from unet_jax.modes.annotate import annotate, check_data
 from unet_jax.pipeline import stream
@@ -39,12 +41,12 @@ def train(config: ConfigDict, folder: Path, *, allow: tuple[str, ...] = ()) -> N
     A run goes on only with the config it was started with, but for fields that change no step and those in `allow`,
     and with the same data, wherever they lie.
     """
-    loop.create_mesh(config)  # what does not divide over the devices is refused before any work
+    mesh = loop.create_mesh(config)  # what does not divide over the devices is refused before any work
     resumed = (folder / 'config.json').exists()
     check_whole(folder)
     with processes.first_process_first('annotations'):
         frame = read_or_annotate(config, folder, resumed=resumed)
-    config = settle(config, frame)
+    config = settle_type(settle(config, frame), mesh.devices.flat, files.load_config(folder) if resumed else None)
     if resumed:
         check_config(files.load_config(folder), config, folder, allow)
     foresee(create(config), folder)  # what cannot be built is refused before it is saved
@@ -66,6 +68,16 @@ def train(config: ConfigDict, folder: Path, *, allow: tuple[str, ...] = ()) -> N
         subset = 'test' if (frame.subset == 'test').any() else config.train.validate
         for member in members:
             evaluate(member.experiment.config, member.folder, subset=subset, which='best')
+
+
+def settle_type(config: ConfigDict, devices: Sequence[jax.Device], before: ConfigDict | None) -> ConfigDict:
+    """A copy of `config` in which config.model.dtype = 'auto' has become a type: that of the run that goes on
+    (`before`), so that it stays what it is on other devices, else the one for `devices`."""
+    dtype = before.model.dtype if before and config.model.dtype == 'auto' else config.model.dtype
+    settled = config.copy_and_resolve_references()
+    with settled.unlocked():
+        settled.model.dtype = unet.type_on(dtype, devices)
+    return settled.lock()
 
 
 def warn_of_unscored(config: ConfigDict, frame: pd.DataFrame) -> None:

@@ -20,7 +20,7 @@ from unet_jax.model import unet
 from unet_jax.pipeline import stream
 from unet_jax.pipeline.cache import Samples
 from unet_jax.progress import bar
-from unet_jax.training import checkpoint, dispatch, optimizer, processes, sharding, validation
+from unet_jax.training import checkpoint, dispatch, optimizer, processes, sharding, space, validation
 from unet_jax.training import state as states
 from unet_jax.training import step as steps
 from unet_jax.training.journal import Journal
@@ -79,6 +79,18 @@ def create_mesh(config: ConfigDict, devices: list | None = None) -> jax.sharding
     sharding.check_batch_size(config.train.batch_size, mesh, 'config.train.batch_size')
     sharding.check_batch_size(config.evaluation.batch_size, mesh, 'config.evaluation.batch_size')
     return mesh
+
+
+def abstract_batch(experiment: Experiment, batch_size: int) -> dict[str, jax.ShapeDtypeStruct]:
+    """Shapes and types of a whole training batch, as `pipeline.stream` makes it."""
+    settings = experiment.settings
+    size = space.wire_size(experiment.config) if experiment.format.volumetric else settings.size
+    shapes = {'image': ((*size, settings.channels), experiment.format.dtype),
+              'label': (size, labels.bits_dtype(len(experiment.classes))),
+              'index': ((), np.int32), 'visit': ((), np.uint32), 'valid': ((), np.float32)}
+    if experiment.format.volumetric:
+        shapes['spacing'] = (3,), np.float32
+    return {name: jax.ShapeDtypeStruct((batch_size, *shape), dtype) for name, (shape, dtype) in shapes.items()}
 
 
 class Run(NamedTuple):
