@@ -3,7 +3,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from unet_jax.model import norm
+from unet_jax.model import norm, norm_accelerator
 from unet_jax.model.convolution import ONE_CPU, XLA
 from unet_jax.model.layers import Normalise, UpSample, depth_to_space, pool, space_to_depth
 
@@ -67,3 +67,31 @@ def test_the_norm_s_gradient_is_that_of_its_forward_pass(groups, spatial):
     half = jax.vjp(lambda x: norm.normalise(x, scale, bias, groups), jnp.bfloat16(x))[1](jnp.bfloat16(direction))[0]
     assert half.dtype == jnp.bfloat16
     np.testing.assert_allclose(np.float32(half), pull(direction)[0], rtol=0.1, atol=0.1)
+
+
+@pytest.mark.parametrize('groups', [None, 2])
+@pytest.mark.parametrize('activation', ['leaky_relu', 'gelu', None])
+@pytest.mark.parametrize('added', [False, True])
+def test_the_norm_of_accelerators_is_that_of_cpus_with_its_sum_and_activation(groups, activation, added):
+    """Values and all gradients in float32, and in bfloat16 as far as that has digits."""
+    x, skip, direction = (np.random.default_rng(k).normal(size=(2, 6, 5, 4)).astype(np.float32) for k in range(3))
+    given = [x + 3, np.float32([1.5, -0.5, 2, 1]), np.float32([0, 1, -1, 3]), skip if added else None]
+    half = [None if a is None else jnp.bfloat16(a) if a.ndim > 1 else a for a in given]
+    wanted, pull = jax.vjp(lambda *a: norm.and_activate(*a, groups, activation), *given)
+    for inputs, off in ((given, 1e-4), (half, 0.1)):
+        found, pull_found = jax.vjp(lambda *a: norm_accelerator.normalise(*a, groups, activation), *inputs)
+        assert found.dtype == inputs[0].dtype
+        np.testing.assert_allclose(np.float32(found), wanted, rtol=off, atol=off / 2)
+        gradients = pull_found(jnp.asarray(direction, found.dtype))
+        for one, other in zip(jax.tree.leaves(gradients), jax.tree.leaves(pull(direction))):
+            np.testing.assert_allclose(np.float32(one), other, rtol=off, atol=off)
+
+
+def test_one_pass_over_bfloat16_keeps_the_variance_of_a_mean_far_from_0_and_of_a_constant():
+    x = jnp.bfloat16(picture((64, 64), batch=1, channels=4) + 30)
+    found = norm_accelerator.normalise(x, jnp.ones(4), jnp.zeros(4), None, None, None)
+    wide = np.asarray(x, np.float64)
+    wanted = (wide - wide.mean((1, 2))) / wide.std((1, 2))
+    np.testing.assert_allclose(np.asarray(found, np.float64), wanted, rtol=2**-7, atol=2e-3)
+    flat = norm_accelerator.normalise(jnp.full_like(x, 30), jnp.ones(4), jnp.zeros(4), None, None, None)
+    assert np.abs(np.float32(flat)).max() < 1e-2

@@ -26,7 +26,8 @@ class Cost(NamedTuple):
     collectives: dict[str, tuple[int, int]]  # kind: (how many, bytes)
     seconds: float  # a TPU's: the compiler's estimate; a GPU's: a bound from below
     dearest: list[tuple[str, float]]  # places and their shares: of the time of a TPU, of a GPU's bytes
-    largest: int  # batch of all devices together; about, on the line through two compiled ones; 0: none fits
+    largest: int | None  # batch of all devices together, about, on the line through two compiled ones; 0: none fits;
+    # None: not looked for
 
     @property
     def samples(self) -> float:
@@ -38,16 +39,14 @@ class Cost(NamedTuple):
         """Of the peak."""
         return self.flops / (self.seconds * self.target.chip.peak) if self.seconds else math.nan
 
-    @property
-    def fits(self) -> bool:
-        return self.batch <= self.largest
 
-
-def of_step(experiment: Experiment, target: targets.Target, step: str, *, memory: float | None = None) -> Cost:
+def of_step(experiment: Experiment, target: targets.Target, step: str, *, memory: float | None = None,
+            largest: bool = True) -> Cost:
     """The cost of the training ('train') or prediction ('predict') step of `experiment` on `target`.
 
     A batch that does not divide over the devices is taken up to the next that does. memory: bytes that a device may
-    use, all that it has if None. Raises InputError for a target that cannot be compiled for.
+    use, all that it has if None. largest: whether to compile twice, to find the largest batch. Raises InputError for a
+    target that cannot be compiled for.
     """
     devices = targets.devices(target)
     limit = target.chip.memory if memory is None else memory
@@ -55,21 +54,23 @@ def of_step(experiment: Experiment, target: targets.Target, step: str, *, memory
         experiment.config.evaluation
     unit = max(1, len(devices) // (train.spatial if step == 'train' else 1))
     batch = -(-chosen.batch_size // unit) * unit
-    other = batch // 2 if batch % (2 * unit) == 0 else 2 * batch
-    settled = with_batch(experiment, devices, batch, unit)
+    settled = with_batch(experiment, devices, batch)
     text, used = compile_step(settled, devices, step, batch)
-    _, used_of_other = compile_step(with_batch(experiment, devices, other, unit), devices, step, other)
-    slope = max((used_of_other - used) / (other - batch), 1.0)
-    largest = max(int((limit - used) / slope + batch) // unit * unit, 0)
+    most = None
+    if largest:
+        other = batch // 2 if batch % (2 * unit) == 0 else 2 * batch
+        _, used_of_other = compile_step(with_batch(experiment, devices, other), devices, step, other)
+        slope = max((used_of_other - used) / (other - batch), 1.0)
+        most = max(int((limit - used) / slope + batch) // unit * unit, 0)
     found = program_text.kernels(text)
     flops, moved = matrix_flops(settled, devices, step, batch) / len(devices), sum(kernel.bytes for kernel in found)
     seconds = sum(kernel.cycles for kernel in found) / target.chip.clock if target.tpu else \
         max(moved / target.chip.bandwidth, flops / target.chip.peak)
     return Cost(target, step, settled.config.model.dtype, batch, used, flops, moved, program_text.collectives(found),
-                seconds, program_text.dearest(found, 'cycles' if target.tpu else 'bytes'), largest)
+                seconds, program_text.dearest(found, 'cycles' if target.tpu else 'bytes'), most)
 
 
-def with_batch(experiment: Experiment, devices: list, batch: int, unit: int) -> Experiment:
+def with_batch(experiment: Experiment, devices: list, batch: int) -> Experiment:
     """`experiment` with batches of this size, one step a program, and the type of `devices`."""
     config = experiment.config.copy_and_resolve_references()
     with config.unlocked():

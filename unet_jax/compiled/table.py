@@ -34,12 +34,13 @@ def of_targets(experiment: Experiment, names: Sequence[str], *, memory: float | 
 
 def row(one: cost.Cost) -> tuple[str, ...]:
     """A line of the table; of a program that does not fit there is no more to say."""
+    most = '' if one.largest is None else f'{one.largest:,}'
     begin = one.target.name, one.step, str(one.batch), one.dtype, f'{one.memory / GB:.3f}'
     if not one.bytes:
-        return *begin, *[''] * 3, 'does not fit', '', '', str(one.largest)
+        return *begin, *[''] * 3, 'does not fit', '', '', most
     how = 'est.' if one.target.tpu else 'bound'
     return (*begin, f'{one.flops / 1e9:,.1f}', f'{one.bytes / GB:.3f}', told(one.collectives),
-            f'{one.seconds * 1e3:.3g} {how}', f'{one.samples:,.1f}', f'{one.share:.0%}', str(one.largest))
+            f'{one.seconds * 1e3:.3g} {how}', f'{one.samples:,.1f}', f'{one.share:.0%}', most)
 
 
 def told(collectives: dict[str, tuple[int, int]]) -> str:

@@ -80,7 +80,6 @@ def read(name: str) -> Target:
 
 def start_on_cpu() -> None:
     """Before jax starts: this process computes on the processor, whatever plug-ins are installed to compile with."""
-    os.environ['TPU_SKIP_MDS_QUERY'] = '1'  # else libtpu asks a metadata server, which only a TPU's host has
     os.environ['JAX_PLATFORMS'] = 'cpu'
     jax.config.update('jax_platforms', 'cpu')
 
@@ -100,7 +99,8 @@ def devices(target: Target) -> list[jax.Device]:
     """Devices of `target`, in the order in which a run has them. Raises InputError where they cannot be had."""
     if why := missing(target):
         raise InputError(f'--target={why}')
-    os.environ.setdefault('TPU_SKIP_MDS_QUERY', '1')
+    os.environ.setdefault('TPU_SKIP_MDS_QUERY', '1')  # libtpu asks a metadata server, which only a TPU's host has
+    os.environ.setdefault('ALLOW_MULTIPLE_LIBTPU_LOAD', '1')  # a TPU is for one process at a time, compiling is not
     count = math.prod(target.shape)
     try:
         if target.tpu:

@@ -1,4 +1,4 @@
-"""The two operations that a network spends its time in, in the form that is fast on the devices it is for.
+"""The operations that a network spends its time in, in the form that is fast on the devices it is for.
 
 Accelerators take XLA's own. XLA's CPU backend is slow at some of them, so there they are made of others, the same up
 to rounding (`convolution_cpu`).
@@ -10,18 +10,23 @@ from typing import NamedTuple
 import jax
 from jax import lax
 
-from unet_jax.model import convolution_cpu
+from unet_jax.model import convolution_cpu, norm, norm_accelerator
 
 
 class Form(NamedTuple):
     """How a network computes."""
     convolve: Callable  # as flax's Conv calls `lax.conv_general_dilated`
     multiply: Callable  # as flax's Dense calls `lax.dot_general`
+    normalise: Callable  # as `norm.and_activate`
 
 
-XLA = Form(lax.conv_general_dilated, lax.dot_general)
-ONE_CPU = Form(partial(convolution_cpu.convolve, images=convolution_cpu.on_one), convolution_cpu.multiply)
-CPUS = Form(partial(convolution_cpu.convolve, images=convolution_cpu.plain), convolution_cpu.multiply)
+XLA = Form(lax.conv_general_dilated, lax.dot_general, norm_accelerator.normalise)
+ONE_CPU = Form(
+    partial(convolution_cpu.convolve, images=convolution_cpu.on_one), convolution_cpu.multiply,
+    norm.and_activate)
+CPUS = Form(
+    partial(convolution_cpu.convolve, images=convolution_cpu.plain), convolution_cpu.multiply,
+    norm.and_activate)
 
 
 def form(devices: Sequence[jax.Device]) -> Form:

@@ -10,8 +10,8 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jax.nn import initializers
 
-from unet_jax.model.convolution import Form
-from unet_jax.model.norm import normalise
+from unet_jax.model.convolution import XLA, Form
+from unet_jax.model.norm import finish
 
 
 def space_to_depth(x: jax.Array, block: int) -> jax.Array:
@@ -48,19 +48,21 @@ def spread(activation: str | None = None) -> initializers.Initializer:
 
 
 class Normalise(nn.Module):
-    """`norm.normalise` with a learnt scale and offset per channel."""
+    """`norm.and_activate` with a learnt scale and offset per channel."""
     groups: int | None  # None: every channel for itself
+    activation: str | None = None
+    form: Form = XLA
 
     @nn.compact
-    def __call__(self, x: jax.Array) -> jax.Array:
+    def __call__(self, x: jax.Array, skip: jax.Array | None = None) -> jax.Array:
         channels = x.shape[-1]
         scale = self.param('scale', initializers.ones, (channels,), jnp.float32)
         bias = self.param('bias', initializers.zeros, (channels,), jnp.float32)
-        return normalise(x, scale, bias, self.groups)
+        return self.form.normalise(x, scale, bias, skip, self.groups, self.activation)
 
 
 class Convolution(nn.Module):
-    """Convolution and norm. With a norm there is no bias: the norm's offset does its work."""
+    """Convolution, norm, plus a skip, activation. With a norm there is no bias: the norm's offset does its work."""
     features: int
     norm: str
     groups: int
@@ -69,17 +71,19 @@ class Convolution(nn.Module):
     form: Form
     kernel: int = 3
     stride: int = 1
+    activate: bool = True
 
     @nn.compact
-    def __call__(self, x: jax.Array) -> jax.Array:
+    def __call__(self, x: jax.Array, skip: jax.Array | None = None) -> jax.Array:
         d = x.ndim - 2
         # padding kernel // 2 on both sides, also for stride 2: output pixel i is centred on input pixel 2i
         x = nn.Conv(self.features, (self.kernel,) * d, self.stride, padding=self.kernel // 2, dtype=self.dtype,
                     use_bias=self.norm == 'none', kernel_init=spread(self.activation), name='conv',
                     conv_general_dilated=self.form.convolve)(x)
+        activation = self.activation if self.activate else None
         if self.norm == 'none':
-            return x
-        return Normalise(self.groups if self.norm == 'group' else None, name='norm')(x)
+            return finish(x, skip, activation)
+        return Normalise(self.groups if self.norm == 'group' else None, activation, self.form, name='norm')(x, skip)
 
 
 class Plain(nn.Module):
@@ -95,7 +99,7 @@ class Plain(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         shared = (self.features, self.norm, self.groups, self.activation, self.dtype, self.form)
-        return getattr(jax.nn, self.activation)(Convolution(*shared, stride=self.stride, name='first')(x))
+        return Convolution(*shared, stride=self.stride, name='first')(x)
 
 
 class Residual(nn.Module):
@@ -115,14 +119,12 @@ class Residual(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         shared = (self.features, self.norm, self.groups, self.activation, self.dtype, self.form)
-        act = getattr(jax.nn, self.activation)
-        y = act(Convolution(*shared, stride=self.stride, name='first')(x))
-        y = Convolution(*shared, name='second')(y)
+        y = Convolution(*shared, stride=self.stride, name='first')(x)
         if self.stride == 2:
             x = pool(x, jnp.mean)
         if x.shape != y.shape:
-            x = Convolution(*shared, kernel=1, name='skip')(x)
-        return act(x + y)
+            x = Convolution(*shared, kernel=1, activate=False, name='skip')(x)
+        return Convolution(*shared, name='second')(y, x)
 
 
 class UpSample(nn.Module):
