@@ -34,6 +34,8 @@ def test_a_program_s_text_says_what_its_kernels_move_and_where_they_come_from():
         ('multiply', 'forward encoder_0/norm', 3 * 3 * 64, 30, 3),
         ('all-reduce', 'backward head_0', 64, 0, 1),
         ('add', 'backward loss', 64 + 2 * padded, 3, 1)]
+    assert program_text.seconds(found, clock=10.0, bandwidth=64.0) == 0.7 + 3.0 + 1.0 + 0.3
+    assert program_text.unestimated([*found, program_text.Kernel('gather', '', 1, 0, 2)]) == 2
     assert program_text.collectives(found) == {'all-reduce': (1, 64)}
     assert program_text.dearest(found, 'cycles', 2) == [('forward encoder_0/norm', 0.75), ('augmentation', 0.175)]
 
@@ -54,7 +56,7 @@ def test_both_steps_of_a_tiny_network_compile_and_add_up(name):
     target = targets.read(name)
     if why := targets.missing(target):
         pytest.skip(why)
-    found = {step: cost.of_step(create(tiny()), target, step) for step in cost.STEPS}
+    found = {step: cost.of_step(create(tiny()), target, step, largest=step == 'train') for step in cost.STEPS}
     train, predict = found['train'], found['predict']
     convolutions = 2 * 256 * 9 * (1 * 8 + 16 * 8) + 2 * 64 * 9 * 8 * 16  # of a sample's way forward
     others = 2 * 64 * 16 * 32 + 2 * 256 * 8  # up-sampling and head
@@ -69,7 +71,7 @@ def test_both_steps_of_a_tiny_network_compile_and_add_up(name):
 
 
 def test_what_does_not_fit_says_so_with_what_to_try():
-    one = cost.Cost(targets.read('v5e:1x1'), 'train', 'bfloat16', 2, 38e9, 1e12, 0, {}, 0.0, [], 0)
+    one = cost.Cost(targets.read('v5e:1x1'), 'train', 'bfloat16', 2, 38e9, 1e12, 0, {}, 0.0, [], 0, 0)
     assert 'does not fit' in table.row(one) and 'model.remat' in table.places(one)
 
 

@@ -26,6 +26,7 @@ class Cost(NamedTuple):
     collectives: dict[str, tuple[int, int]]  # kind: (how many, bytes)
     seconds: float  # a TPU's: the compiler's estimate; a GPU's: a bound from below
     dearest: list[tuple[str, float]]  # places and their shares: of the time of a TPU, of a GPU's bytes
+    gathers: int  # of a TPU's program, without an estimate; in `seconds` by their bytes
     largest: int | None  # batch of all devices together, about, on the line through two compiled ones; 0: none fits;
     # None: not looked for
 
@@ -64,10 +65,10 @@ def of_step(experiment: Experiment, target: targets.Target, step: str, *, memory
         most = max(int((limit - used) / slope + batch) // unit * unit, 0)
     found = program_text.kernels(text)
     flops, moved = matrix_flops(settled, devices, step, batch) / len(devices), sum(kernel.bytes for kernel in found)
-    seconds = sum(kernel.cycles for kernel in found) / target.chip.clock if target.tpu else \
-        max(moved / target.chip.bandwidth, flops / target.chip.peak)
+    seconds = max(program_text.seconds(found, target.chip.clock, target.chip.bandwidth), flops / target.chip.peak)
+    gathers = program_text.unestimated(found) if target.tpu else 0
     return Cost(target, step, settled.config.model.dtype, batch, used, flops, moved, program_text.collectives(found),
-                seconds, program_text.dearest(found, 'cycles' if target.tpu else 'bytes'), most)
+                seconds, program_text.dearest(found, 'cycles' if target.tpu else 'bytes'), gathers, most)
 
 
 def with_batch(experiment: Experiment, devices: list, batch: int) -> Experiment:

@@ -1,7 +1,7 @@
 """What the text of a compiled program says of its kernels: where they come from, what they move, how long they take.
 
-A TPU's compiler writes its own estimate, in cycles, behind every instruction. A GPU's writes none; there the bytes of
-every kernel over the memory's bandwidth bound the time from below.
+A TPU's compiler writes its own estimate, in cycles, behind nearly every instruction: behind gathers it writes none. A
+GPU's writes none at all. There the bytes of a kernel over the memory's bandwidth bound its time from below.
 """
 import math
 import re
@@ -94,11 +94,23 @@ def walk(bodies: dict[str, list[str]], name: str, times: int) -> Iterator[Kernel
             # what is started names its operands in its result as well
             moved = sizes[result] + (0 if op.endswith('-start') else sum(sizes.get(x, 0) for x in operands))
             kind = 'convolution' if 'cudnn' in line else op.removesuffix('-start')
+            kind = 'gather' if result.startswith('gather') else kind
             moved = size(shape, everywhere=True) if kind in COLLECTIVES else moved
             cycles = re.search(r'"estimated_cycles":"(\d+)"', line)
             label = re.search(r'op_name="([^"]*)"', line)
             yield Kernel(kind, place(label[1] if label else ''), moved * times,
                          int(cycles[1]) * times if cycles else 0, times)
+
+
+def seconds(found: Iterable[Kernel], clock: float, bandwidth: float) -> float:
+    """The time of all kernels one after the other: the compiler's estimate, or for those without one their bytes over
+    the bandwidth. clock: cycles a second; 0 where there are no estimates."""
+    return sum(kernel.cycles / clock if kernel.cycles else kernel.bytes / bandwidth for kernel in found)
+
+
+def unestimated(found: Iterable[Kernel]) -> int:
+    """How many gathers there are without an estimate: on a TPU they may take far longer than their bytes do."""
+    return sum(kernel.times for kernel in found if kernel.op == 'gather' and not kernel.cycles)
 
 
 def collectives(found: Iterable[Kernel]) -> dict[str, tuple[int, int]]:

@@ -12,9 +12,10 @@ COLUMNS = ('device', 'step', 'batch', 'type', 'GB', 'GFLOP', 'GB moved', 'collec
 WORDS = """\
 Nothing was run. GB, GFLOP, GB moved and ms are of one device; the batch, samples a second and the largest batch of all
 together (it divides over them; about, on the line through two compiled batches).
-TPU times (est.) are the compiler's own model of its program: no measurement. Of a GPU (bound) the time is what the
-memory's bandwidth needs for the bytes that all kernels read and write, or the peak for the FLOPs, whichever is longer:
-no step is faster, and messages between devices come on top.
+TPU times (est.) are the compiler's own model of its program: no measurement. It leaves out gathers, which count by
+their bytes here and may take many times as long; where there are any, their number is told. Of a GPU (bound) the time
+is what the memory's bandwidth needs for the bytes that all kernels read and write, or the peak for the FLOPs, if that
+is longer: no step is faster, and messages between devices come on top.
 FLOPs are those of convolutions and products as written; the peak is that of bfloat16."""
 
 
@@ -52,6 +53,8 @@ def places(one: cost.Cost) -> str:
     """The places where most of it goes, with their shares."""
     of = 'the estimated time' if one.target.tpu else 'the bytes'
     shares = ', '.join(f'{name} {share:.1%}' for name, share in one.dearest)
+    if one.gathers:
+        shares += f'; {one.gathers} gathers have no estimate'
     return f'{one.target.name} {one.step}, most of {of}: {shares}' if shares else \
         f'{one.target.name} {one.step}: needs {one.memory / GB:.1f} GB a device; try a smaller batch or data.size, ' \
         'model.remat, model.stem, train.spatial, train.fsdp'

@@ -18,9 +18,11 @@ class Form(NamedTuple):
     convolve: Callable  # as flax's Conv calls `lax.conv_general_dilated`
     multiply: Callable  # as flax's Dense calls `lax.dot_general`
     normalise: Callable  # as `norm.and_activate`
+    scanned: bool = False  # equal blocks in a row as a loop around one of them
 
 
 XLA = Form(lax.conv_general_dilated, lax.dot_general, norm_accelerator.normalise)
+TPU = XLA._replace(scanned=True)  # whose compiler takes minutes for dozens of blocks
 ONE_CPU = Form(
     partial(convolution_cpu.convolve, images=convolution_cpu.on_one), convolution_cpu.multiply,
     norm.and_activate)
@@ -32,5 +34,5 @@ CPUS = Form(
 def form(devices: Sequence[jax.Device]) -> Form:
     """The form for a program that runs, or will run, on `devices` together; they need not be this process's."""
     if devices[0].platform != 'cpu':
-        return XLA
+        return TPU if devices[0].platform == 'tpu' else XLA
     return CPUS if len(devices) > 1 else ONE_CPU

@@ -7,6 +7,7 @@
 import dataclasses
 import math
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import jax
@@ -80,9 +81,14 @@ class UNet(nn.Module):
         """`count` blocks one after the other, the first with `stride`."""
         block = Residual if self.block == 'residual' else Plain
         block = nn.remat(block) if self.remat else block
-        for k in range(count):
-            x = block(self.features[level], self.norm, self.groups, self.activation, jnp.dtype(type_on(self.dtype)),
-                      self.form, stride if k == 0 else 1, name=f'{name}_block_{k}')(x)
+        block = partial(block, self.features[level], self.norm, self.groups, self.activation,
+                        jnp.dtype(type_on(self.dtype)), self.form)
+        x = block(stride, name=f'{name}_block_0')(x)
+        names = [f'{name}_block_{k}' for k in range(1, count)]
+        if self.form.scanned and len(names) > 1 and not self.is_initializing():
+            return scan(block(parent=None), [self.variables['params'][name] for name in names], x)
+        for name in names:
+            x = block(name=name)(x)
         return x
 
     def head(self, x: jax.Array, level: int, spatial: tuple[int, ...]) -> jax.Array:
@@ -92,6 +98,12 @@ class UNet(nn.Module):
                      name=f'head_{level}')(x.astype(jnp.float32))
         y = depth_to_space(y, self.stem)
         return y[(slice(None), *(slice(-(-s // 2**level)) for s in spatial))]
+
+
+def scan(block: nn.Module, params: Sequence[Params], x: jax.Array) -> jax.Array:
+    """x through `block` with each of `params`, one after the other, as a loop: the block is compiled once."""
+    stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *params)
+    return jax.lax.scan(lambda x, one: (block.apply({'params': one}, x), None), x, stacked)[0]
 
 
 def pad(image: jax.Array, multiple: int) -> jax.Array:
