@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 
 from unet_jax.model import norm, norm_accelerator
-from unet_jax.model.convolution import ONE_CPU, XLA
-from unet_jax.model.layers import Normalise, UpSample, depth_to_space, pool, space_to_depth
+from unet_jax.model.convolution import ONE_CPU, TPU, XLA
+from unet_jax.model.expand import dense, depth_to_space, dilated, space_to_depth
+from unet_jax.model.layers import Normalise, UpSample, pool
 
 
 def picture(spatial, batch=2, channels=2):
@@ -13,7 +14,7 @@ def picture(spatial, batch=2, channels=2):
 
 
 @pytest.mark.parametrize('d', [2, 3])
-@pytest.mark.parametrize('form', [XLA, ONE_CPU], ids=['XLA', 'CPU'])
+@pytest.mark.parametrize('form', [XLA, TPU, ONE_CPU], ids=['XLA', 'TPU', 'CPU'])
 def test_up_sampling_is_the_transposed_convolution_of_stride_and_kernel_2(d, form):
     kernel = picture((2,) * d, batch=5, channels=3).transpose(*range(1, d + 1), 0, d + 1)  # (*2, 5, 3)
     bias = np.arange(3, dtype=np.float32)
@@ -95,3 +96,15 @@ def test_one_pass_over_bfloat16_keeps_the_variance_of_a_mean_far_from_0_and_of_a
     np.testing.assert_allclose(np.asarray(found, np.float64), wanted, rtol=2**-7, atol=2e-3)
     flat = norm_accelerator.normalise(jnp.full_like(x, 30), jnp.ones(4), jnp.zeros(4), None, None, None)
     assert np.abs(np.float32(flat)).max() < 1e-2
+
+
+@pytest.mark.parametrize('block, spatial', [(1, (4, 3)), (2, (4, 3)), (4, (2, 3)), (2, (2, 3, 4))])
+def test_the_expanding_convolution_is_the_dense_layer_with_values_and_gradients(block, spatial):
+    x, width = picture(spatial, channels=5), block ** len(spatial) * 3
+    kernel, bias = np.random.default_rng(1).normal(size=(6, width)).astype(np.float32)[:5], np.ones(width, 'f4')
+    direction = np.random.default_rng(3).normal(size=(2, *(s * block for s in spatial), 3)).astype(np.float32)
+    wanted, pull = jax.vjp(lambda *a: dense(*a, block), x, kernel, bias)
+    found, pull_found = jax.vjp(lambda *a: dilated(*a, block), x, kernel, bias)
+    for one, other in zip((found, *pull_found(direction)), (wanted, *pull(direction))):
+        np.testing.assert_allclose(one, other, atol=1e-4)
+    np.testing.assert_allclose(dilated(x, kernel, None, block), dense(x, kernel, None, block), atol=1e-5)

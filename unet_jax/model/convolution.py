@@ -10,24 +10,24 @@ from typing import NamedTuple
 import jax
 from jax import lax
 
-from unet_jax.model import convolution_cpu, norm, norm_accelerator
+from unet_jax.model import convolution_cpu, expand, norm, norm_accelerator
 
 
 class Form(NamedTuple):
     """How a network computes."""
     convolve: Callable  # as flax's Conv calls `lax.conv_general_dilated`
-    multiply: Callable  # as flax's Dense calls `lax.dot_general`
+    expand: Callable  # as `expand.dense`
     normalise: Callable  # as `norm.and_activate`
     scanned: bool = False  # equal blocks in a row as a loop around one of them
 
 
-XLA = Form(lax.conv_general_dilated, lax.dot_general, norm_accelerator.normalise)
-TPU = XLA._replace(scanned=True)  # whose compiler takes minutes for dozens of blocks
+XLA = Form(lax.conv_general_dilated, expand.dense, norm_accelerator.normalise)
+TPU = XLA._replace(expand=expand.dilated, scanned=True)  # whose compiler takes minutes for dozens of blocks
 ONE_CPU = Form(
-    partial(convolution_cpu.convolve, images=convolution_cpu.on_one), convolution_cpu.multiply,
+    partial(convolution_cpu.convolve, images=convolution_cpu.on_one), convolution_cpu.dense,
     norm.and_activate)
 CPUS = Form(
-    partial(convolution_cpu.convolve, images=convolution_cpu.plain), convolution_cpu.multiply,
+    partial(convolution_cpu.convolve, images=convolution_cpu.plain), convolution_cpu.dense,
     norm.and_activate)
 
 

@@ -14,12 +14,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
-from jax.nn import initializers
 from ml_collections import ConfigDict
 
 from unet_jax.errors import InputError
 from unet_jax.model.convolution import XLA, Form, form
-from unet_jax.model.layers import AttentionGate, Plain, Residual, UpSample, depth_to_space, pool, space_to_depth
+from unet_jax.model.expand import space_to_depth
+from unet_jax.model.layers import AttentionGate, Head, Plain, Residual, UpSample, pool
 
 ACTIVATIONS = ('celu', 'elu', 'gelu', 'hard_swish', 'leaky_relu', 'mish', 'relu', 'relu6', 'selu', 'silu', 'softplus',
                'swish', 'tanh')
@@ -92,11 +92,8 @@ class UNet(nn.Module):
         return x
 
     def head(self, x: jax.Array, level: int, spatial: tuple[int, ...]) -> jax.Array:
-        """Float32 logits (B, *⌈spatial / 2^level⌉, K). Small weights: training starts at probability 1/2."""
-        d = len(spatial)
-        y = nn.Dense(self.stem**d * self.out_channels, dtype=jnp.float32, kernel_init=initializers.constant(0.01),
-                     name=f'head_{level}')(x.astype(jnp.float32))
-        y = depth_to_space(y, self.stem)
+        """Float32 logits (B, *⌈spatial / 2^level⌉, K)."""
+        y = Head(self.out_channels, self.stem, self.form, name=f'head_{level}')(x)
         return y[(slice(None), *(slice(-(-s // 2**level)) for s in spatial))]
 
 
