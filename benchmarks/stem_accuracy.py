@@ -13,7 +13,8 @@ with twice the channels, so that depth and coarsest grid are the same; that of 4
 cores can train in a minute; the question is what pixels as channels lose, not how good a large network is.
 """
 import argparse
-import os
+import importlib
+import shutil
 import tempfile
 import time
 from pathlib import Path
@@ -38,10 +39,8 @@ def br35h(config, options, folder: Path) -> None:
 
 def heart(config, options, folder: Path) -> None:
     root = folder / 'data'
-    root.mkdir(exist_ok=True)
     for case in options.cases.split(','):
-        if not (root / Path(case).name).exists():
-            os.symlink(Path(case).resolve(), root / Path(case).name)
+        shutil.copytree(case, root / Path(case).name, dirs_exist_ok=True)
     side = min(64, options.size)
     config.data.update({'root': str(root), 'size': (side,) * 3, 'split': (1.0, 0.0, 0.0), 'foreground': 0.6})
     config.augment.update({**ONCE, 'flip': (False,) * 3})
@@ -53,7 +52,6 @@ TASKS = {'phantom': ('brats', phantom), 'br35h': ('coco', br35h), 'heart': ('bra
 
 def setting(task: str, variant: str, options, folder: Path):
     """The config of a task with the network of a variant."""
-    import importlib
     name, fill = TASKS[task]
     config = importlib.import_module(f'configs.{name}').get_config(*(['small'] if task == 'heart' else []))
     stem, features = VARIANTS[variant]

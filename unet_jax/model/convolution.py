@@ -23,12 +23,8 @@ class Form(NamedTuple):
 
 XLA = Form(lax.conv_general_dilated, expand.dense, norm_accelerator.normalise)
 TPU = XLA._replace(expand=expand.dilated, scanned=True)  # whose compiler takes minutes for dozens of blocks
-ONE_CPU = Form(
-    partial(convolution_cpu.convolve, images=convolution_cpu.on_one), convolution_cpu.dense,
-    norm.and_activate)
-CPUS = Form(
-    partial(convolution_cpu.convolve, images=convolution_cpu.plain), convolution_cpu.dense,
-    norm.and_activate)
+CPUS = Form(partial(convolution_cpu.convolve, images=convolution_cpu.plain), convolution_cpu.dense, norm.and_activate)
+ONE_CPU = CPUS._replace(convolve=partial(convolution_cpu.convolve, images=convolution_cpu.on_one))
 
 
 def form(devices: Sequence[jax.Device]) -> Form:
