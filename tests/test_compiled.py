@@ -16,10 +16,18 @@ HloModule jit_advance
   ROOT %double.1 = bf16[4,8]{1,0} multiply(%item.1, %item.1), metadata={op_name="jit(advance)/jvp(UNet)/UNet.blocks/encoder_0/norm/mul"}, backend_config={"estimated_cycles":"10"}
 }
 
+%cond.2 (p.2: (s32[], bf16[4,8])) -> pred[] {
+  %p.2 = (s32[], bf16[4,8]) parameter(0)
+  %count.2 = s32[] get-tuple-element(%p.2), index=0
+  %limit.2 = s32[]{:T(128)} constant(2)
+  ROOT %less.2 = pred[] compare(%count.2, %limit.2), direction=LT
+}
+
 ENTRY %main.1 (x.1: bf16[4,8]) -> bf16[4,8] {
   %x.1 = bf16[4,8]{1,0:T(8,128)(2,1)} parameter(0)
   %fast.1 = bf16[4,8]{1,0:T(8,128)(2,1)S(1)} copy(%x.1), metadata={op_name="jit(advance)/vmap()/gather"}, backend_config={"estimated_cycles":"7"}
   %loop.1 = (s32[], bf16[4,8]) while(%fast.1), condition=%cond.1, body=%body.1, backend_config={"known_trip_count":{"n":"3"}}
+  %loop.2 = (s32[], bf16[4,8]) while(%fast.1), condition=%cond.2, body=%body.1
   %sum.1 = f32[16]{0} all-reduce(%x.1), to_apply=%add.1, metadata={op_name="jit(advance)/transpose(jvp(UNet))/UNet.head/head_0/dot"}
   ROOT %last.1 = bf16[4,8]{1,0} add(%x.1, %x.1), metadata={op_name="jit(advance)/transpose(jvp())/mul"}, backend_config={"estimated_cycles":"3"}
 }
@@ -32,12 +40,14 @@ def test_a_program_s_text_says_what_its_kernels_move_and_where_they_come_from():
     assert [(k.op, k.place, k.bytes, k.cycles, k.times) for k in found] == [
         ('copy', 'augmentation', padded, 7, 1),  # what it writes lies in fast memory
         ('multiply', 'forward encoder_0/norm', 3 * 3 * 64, 30, 3),
+        ('multiply', 'forward encoder_0/norm', 2 * 3 * 64, 20, 2),
         ('all-reduce', 'backward head_0', 64, 0, 1),
         ('add', 'backward loss', 64 + 2 * padded, 3, 1)]
-    assert program_text.seconds(found, clock=10.0, bandwidth=64.0) == 0.7 + 3.0 + 1.0 + 0.3
+    assert program_text.seconds(found, clock=10.0, bandwidth=64.0) == 0.7 + 3.0 + 2.0 + 1.0 + 0.3
     assert program_text.unestimated([*found, program_text.Kernel('gather', '', 1, 0, 2)]) == 2
     assert program_text.collectives(found) == {'all-reduce': (1, 64)}
-    assert program_text.dearest(found, 'cycles', 2) == [('forward encoder_0/norm', 0.75), ('augmentation', 0.175)]
+    assert program_text.dearest(found, 'cycles', 2) == [
+        ('forward encoder_0/norm', 50 / 60), ('augmentation', 7 / 60)]
 
 
 @pytest.mark.parametrize('name, count, hosts', [

@@ -87,8 +87,7 @@ def walk(bodies: dict[str, list[str]], name: str, times: int) -> Iterator[Kernel
         sizes[result] = size(shape)
         inner = re.search(r'(?:body|to_apply)=%?([\w.\-]+)', line)
         if op in ('while', 'call') and inner:
-            trips = re.search(r'known_trip_count":\{"n":"(\d+)"', line)
-            yield from walk(bodies, inner[1], times * int(trips[1] if trips else 1))
+            yield from walk(bodies, inner[1], times * (trips(bodies, line) if op == 'while' else 1))
         elif op not in FREE and not op.endswith('-done'):
             operands = re.findall(r'%([\w.\-]+)', rest.split('), ')[0])
             # what is started names its operands in its result as well
@@ -100,6 +99,16 @@ def walk(bodies: dict[str, list[str]], name: str, times: int) -> Iterator[Kernel
             label = re.search(r'op_name="([^"]*)"', line)
             yield Kernel(kind, place(label[1] if label else ''), moved * times,
                          int(cycles[1]) * times if cycles else 0, times)
+
+
+def trips(bodies: dict[str, list[str]], line: str) -> int:
+    """How often a loop runs: what the compiler knows, else the number that its condition compares with; 1 where that
+    is not a single one."""
+    known = re.search(r'known_trip_count":\{"n":"(\d+)"', line)
+    condition = re.search(r'condition=%?([\w.\-]+)', line)
+    lines = '\n'.join(bodies.get(condition[1], [])) if condition else ''
+    limits = re.findall(r' = [su]32\[\]\S* constant\((\d+)\)', lines)
+    return int(known[1]) if known else int(limits[0]) if len(limits) == 1 else 1
 
 
 def seconds(found: Iterable[Kernel], clock: float, bandwidth: float) -> float:
