@@ -40,9 +40,8 @@ def dilated(x: jax.Array, kernel: jax.Array, bias: jax.Array | None, block: int)
         x = jnp.concatenate([x, jnp.ones((*x.shape[:-1], 1), x.dtype)], -1)
         kernel = jnp.concatenate([kernel, bias[None].astype(kernel.dtype)])
     d = x.ndim - 2
-    # A transposed convolution is a convolution with the kernel mirrored: the places of a block in reverse order. Said
-    # as a flip, a TPU's compiler moves it to the image, whose reversal took 2.2 of 19 ms of a step (v5e, estimated).
-    mirrored = jnp.concatenate(jnp.split(kernel, block**d, 1)[::-1], 1).reshape(kernel.shape[0], *(block,) * d, -1)
+    # a transposed convolution is a convolution with the kernel mirrored
+    mirrored = jnp.flip(kernel.reshape(kernel.shape[0], *(block,) * d, -1), range(1, d + 1))
     axes = 'N' + 'HWD'[:d] + 'C', 'I' + 'HWD'[:d] + 'O', 'N' + 'HWD'[:d] + 'C'
     return lax.conv_general_dilated(x, mirrored, (1,) * d, [(block - 1, block - 1)] * d, lhs_dilation=(block,) * d,
                                     dimension_numbers=axes)
