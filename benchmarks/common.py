@@ -24,7 +24,7 @@ ROOT = Path(__file__).resolve().parents[1]
 RESULTS = Path(__file__).resolve().parent / 'results'
 CPUINFO = Path('/proc/cpuinfo')
 PACKAGES = ('jax', 'jaxlib', 'flax', 'optax', 'numpy', 'torch', 'monai', 'segmentation-models-pytorch',
-            'albumentations', 'nnunetv2')
+            'albumentations', 'nnunetv2', 'onnx', 'onnxruntime', 'openvino')
 if str(ROOT) not in sys.path:
     sys.path.insert(0, str(ROOT))  # for unet_jax and configs, however the script was started
 
@@ -108,8 +108,10 @@ def text(x: object) -> str:
     return f'{x:,}' if isinstance(x, int) else str(x)
 
 
-def report(name: str, title: str, parts: Sequence[str], *, results: Path = RESULTS, variant: str = '') -> Path:
-    """Prints the parts (tables and notes), writes them to <name>[-variant]-<date>-<hardware>.md, returns the path."""
+def report(name: str, title: str, parts: Sequence[str], *, results: Path = RESULTS, variant: str = '',
+           dated: bool = True) -> Path:
+    """Prints the parts (tables and notes), writes them to <name>[-variant]-<date>-<hardware>.md, returns the path; the
+    name ends with the variant unless `dated`."""
     hardware = accelerator() or processor()
     today = datetime.date.today().isoformat()
     about = [f'Date: {today}', '; '.join(filter(None, [f'Hardware: {processor()}, {memory()}', accelerator()])),
@@ -118,7 +120,7 @@ def report(name: str, title: str, parts: Sequence[str], *, results: Path = RESUL
     whole = '\n\n'.join([f'# {title}', '\n'.join(f'- {line}' for line in about), *parts]) + '\n'
     print(whole, flush=True)
     short = re.sub(r'[^a-z0-9]+', '-', re.sub(r'\(.*?\)', '', hardware).lower()).strip('-')
-    path = results / f'{name}{"-" + variant if variant else ""}-{today}-{short}.md'
+    path = results / f'{name}{"-" + variant if variant else ""}{f"-{today}-{short}" if dated else ""}.md'
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(whole, encoding='utf-8')
     return path

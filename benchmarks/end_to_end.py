@@ -55,8 +55,8 @@ def jax_worker(root: str) -> None:
         one = experiments.create(experiments.settle(config, frame))
         rows = image_kind.rows(one, frame)
         begun = time.perf_counter()
-        samples = image_kind.training_samples(one, rows[rows.subset == 'train'].reset_index(drop=True),
-                                          rows[rows.subset == 'valid'].reset_index(drop=True)[:16])
+        samples = image_kind.training_samples(one, train=rows[rows.subset == 'train'].reset_index(drop=True),
+                                              valid=rows[rows.subset == 'valid'].reset_index(drop=True)[:16])
         decoding = time.perf_counter() - begun
         paths = []
         for k, row in enumerate(samples['train'].rows.itertuples()):

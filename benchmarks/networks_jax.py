@@ -10,6 +10,7 @@ from configs import default
 from unet_jax import experiment as experiments
 from unet_jax.model import unet
 from unet_jax.modes import start
+from unet_jax.planning import memory
 from unet_jax.training import loop, sharding
 
 REGIONS = (('WT', (1, 2, 3), 2), ('TC', (1, 3), 1), ('ET', (3,), 3))
@@ -23,8 +24,9 @@ def create(size: tuple[int, ...], channels: int, features: tuple[int, ...], *, b
     1e-3, neither clipping nor averaging. Sets the process up as main.py does, before jax starts."""
     config = default.get_config()
     with config.unlocked():
-        config.data.update({'format': 'brats_h5', 'size': tuple(size), 'channels': channels, 'standardise': False,
-                            'categories': (1, 2, 3), 'names': ('NCR', 'ED', 'ET'), 'regions': REGIONS})
+        config.data.update({'format': 'brats_h5' if len(size) == 2 else 'nifti', 'size': tuple(size),
+                            'channels': channels, 'standardise': False, 'categories': (1, 2, 3),
+                            'names': ('NCR', 'ED', 'ET'), 'regions': REGIONS})
         config.model.update({'features': tuple(features), 'encoder_blocks': (blocks,) * len(features),
                              'decoder_blocks': (blocks,) * (len(features) - 1), 'downsample': downsample,
                              'dtype': dtype, 'remat': remat})
@@ -33,6 +35,7 @@ def create(size: tuple[int, ...], channels: int, features: tuple[int, ...], *, b
             config.augment.update(OFF)
         config.optimizer.update({'schedule': 'constant', 'clip': 0.0, 'ema': 0.0})
         config.train.batch_size = config.evaluation.batch_size = batch
+        config.evaluation.engine = 'jax'
     start.start(config.lock(), Path('.'))
     return experiments.create(config)
 
@@ -40,7 +43,7 @@ def create(size: tuple[int, ...], channels: int, features: tuple[int, ...], *, b
 def host_batch(experiment: experiments.Experiment, seed: int = 0) -> dict[str, np.ndarray]:
     """A batch as the stream makes it: images of standard normal numbers, blobs of every class as labels."""
     rng = np.random.default_rng(seed)
-    shapes = loop.abstract_batch(experiment, experiment.config.train.batch_size)
+    shapes = memory.abstract_batch(experiment, experiment.config.train.batch_size)
     arrays = {name: np.zeros(x.shape, x.dtype) for name, x in shapes.items()}
     arrays['image'][:] = rng.standard_normal(arrays['image'].shape)
     for k, side in enumerate((2, 3, 4)):  # nested cubes, a bit each

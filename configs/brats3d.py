@@ -16,13 +16,13 @@ runs on a laptop's processor. One real case (BraTS2021_00006) was learnt by hear
 added: 700 steps of about 1.5 s, then --mode=evaluate --subset=train, Dice by sliding window over the whole volume:
 WT 0.971, TC 0.983, ET 0.944.
 """
-from configs import default
+from unet_jax.config import default
 
 
 def get_config(size: str = 'full'):
     if size not in ('full', 'small'):
         raise ValueError(f'configs/brats3d.py:{size} is unknown; choose configs/brats3d.py:full or :small')
-    config = default.get_config()
+    config = default()
     with config.unlocked():
         config.data.update({'format': 'nifti', 'size': (128, 128, 128), 'standardise': False, 'orientation': 'LPS'})
         config.model.update({'features': (32, 64, 128, 256, 320, 320), 'encoder_blocks': (1, 3, 4, 6, 6, 6),

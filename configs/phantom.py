@@ -4,11 +4,11 @@
 
 Test Dice 0.925 (60 phantoms; 0.908 over the 49 that have a tumour), 1:07 with the installation on 2 cores (AVX-512).
 """
-from configs import default
+from unet_jax.config import default
 
 
 def get_config():
-    config = default.get_config()
+    config = default()
     with config.unlocked():
         config.data.format = 'phantom'
         config.data.phantom = {'train': 240, 'valid': 40, 'test': 60, 'size': 128}

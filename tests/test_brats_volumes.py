@@ -6,6 +6,7 @@ import nibabel
 import numpy as np
 import pandas as pd
 import pytest
+from faster_coco_eval import mask as coco_mask
 from test_main import run
 
 from unet_jax import phantom
@@ -94,8 +95,8 @@ def test_checkpoints_are_averaged_limits_tuned_and_recorded_and_modalities_left_
     summary = json.loads((home / 'evaluation/valid/summary.json').read_text())
     limits = json.loads((home / 'postprocess.json').read_text())
     assert summary['checkpoint'] == limits['checkpoint'] == '2, 4'
-    assert summary['postprocess'] == {key: limits[key] for key in ('component', 'enhancing')}
-    assert f'component={limits["component"]}' in done.stdout
+    assert summary['postprocess'] == {'limits': {}, 'patients': limits['patients'], 'gains': {}}
+    assert limits['patients'] < 3 and 'Post-processing does nothing' in done.stdout
     scores = pd.read_csv(home / 'evaluation/valid/cases.csv').set_index(['case', 'region']).dice
     fewer = pd.read_csv(home / 'evaluation/valid/modalities.csv')
     assert fewer.modalities.nunique() == 15 and len(fewer) == 15 * len(scores)
@@ -109,7 +110,7 @@ def test_limits_that_were_never_tuned_are_asked_for(trained, tmp_path):
     workdir, root, cache = trained
     done = run(f'--workdir={workdir}', '--mode=predict', f'--input={root}', f'--output={tmp_path}',
                '--checkpoint=4', '--config.evaluation.postprocess=True', cache=cache)
-    assert done.returncode == 2 and 'postprocess.json: holds no limits' in done.stderr
+    assert done.returncode == 2 and 'postprocess.json: holds nothing for' in done.stderr
 
 
 @pytest.mark.parametrize('overrides, message', [
@@ -133,4 +134,6 @@ def test_the_real_oddities_get_their_errors_and_their_rounding(tmp_path, shared_
     frame = pd.read_parquet(tmp_path / 'b/annotations.parquet')
     stored = np.rint(nibabel.load(oddities / 'scaled-label/BraTS20_Training_010_seg.nii.gz').get_fdata())
     assert frame.category_id.tolist() == [1, 2, 4]
-    assert [json.loads(s)['voxels'] for s in frame.segmentation] == [(stored == v).sum() for v in (1, 2, 4)]
+    found = [coco_mask.decode(rle | {'counts': rle['counts'].encode()}) for rle in map(json.loads, frame.segmentation)]
+    assert all(np.array_equal(mask.reshape(stored.shape, order='F'), stored == v)
+               for mask, v in zip(found, (1, 2, 4), strict=True))

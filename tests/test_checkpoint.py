@@ -220,3 +220,15 @@ def test_another_network_is_refused(tmp_path):
     everywhere = sharding.replicated(sharding.create_mesh(jax.devices()[:1]))
     with pytest.raises(InputError, match='does not fit'):
         checkpoint.restore_params(tmp_path, 1, {'other': jnp.zeros(3)}, everywhere)
+
+
+def test_a_run_with_another_optimiser_state_is_told_to_start_anew_and_still_predicts(tmp_path):
+    """As one that was begun before weight decay acted on kernels alone, whose state lacks a node."""
+    params = make(0).params
+    begun = states.create(params, optax.adamw(1e-3))
+    like = states.create(params, optax.adamw(1e-3, mask=lambda p: jax.tree.map(lambda x: x.ndim > 1, p)))
+    checkpoint.save(tmp_path, begun, score=None, notes={}, keep=1)
+    where = sharding.replicated(sharding.create_mesh(jax.devices()[:1]))
+    with pytest.raises(InputError, match='optimiser had another state .*: start anew in another .*Evaluating'):
+        checkpoint.restore(tmp_path, 0, like, where)
+    assert equal(checkpoint.restore_params(tmp_path, 0, params, where), params)

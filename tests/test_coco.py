@@ -16,6 +16,7 @@ from unet_jax.errors import InputError
 from unet_jax.experiment import create, read_frame, settle
 from unet_jax.pipeline import decode
 
+SIZE = {'height': 6, 'width': 8}
 SQUARE = [[2, 1, 6, 1, 6, 4, 2, 4]]
 HEX = '13454b0a33fb53c0cc68d81c5f19b7d'
 
@@ -138,13 +139,13 @@ def test_a_byte_order_mark_is_read_over(tmp_path):
     {'size': [6, 8], 'counts': [13, 3, 3, 3, 3, 3, 3, 3, 14]}, {'size': [6, 8], 'counts': '=3300000;'}])
 def test_every_form_of_segmentation_is_read(tmp_path, segmentation):
     found = coco.read(single(tmp_path, [annotation(1, 1, segmentation=segmentation, iscrowd=1)]))
-    np.testing.assert_array_equal(*(rasterise(s, 6, 8, where='') for s in (found['segmentation'][0], SQUARE)))
-    assert found['iscrowd'].tolist() == [1] and parse(found['segmentation'][0], 6, 8) == found['segmentation'][0]
+    np.testing.assert_array_equal(*(rasterise(s, **SIZE, where='') for s in (found['segmentation'][0], SQUARE)))
+    assert found['iscrowd'].tolist() == [1] and parse(found['segmentation'][0], **SIZE) == found['segmentation'][0]
 
 
 def test_the_polygon_is_trusted_not_the_box(tmp_path):
     found = coco.read(single(tmp_path, [annotation(1, 1, bbox=(0, 0, 8, 6), area=48)]))
-    assert rasterise(found['segmentation'][0], 6, 8, where='').sum() == 12
+    assert rasterise(found['segmentation'][0], **SIZE, where='').sum() == 12
 
 
 @pytest.mark.parametrize('segmentation', [[], None, [[]], [[], []], {}, ''])
@@ -161,7 +162,7 @@ def test_an_annotation_without_mask_follows_box_only(tmp_path, caplog, segmentat
                                                    'first': ['labels.json: annotation 5 of a.png']}
     assert "box_only = 'skip' for 1" in caplog.text
     filled = coco.read(tmp_path, box_only='box')
-    assert rasterise(filled['segmentation'][0], 6, 8, where='').sum() == 12
+    assert rasterise(filled['segmentation'][0], **SIZE, where='').sum() == 12
     assert filled.attrs['reader']['box_only']['count'] == 1
 
 
@@ -186,7 +187,7 @@ def test_a_polygon_that_cannot_be_drawn_leaves_its_neighbours(tmp_path):
     with pytest.raises(InputError, match='1 annotations that cannot be drawn.*5 of a.png: a polygon of 2 points'):
         coco.read(tmp_path)
     found = coco.read(tmp_path, broken='skip')
-    assert rasterise(found['segmentation'][0], 6, 8, where='').sum() == 12
+    assert rasterise(found['segmentation'][0], **SIZE, where='').sum() == 12
     assert 'its other polygons are kept' in found.attrs['reader']['broken']['first'][0]
     assert found.attrs['reader']['emptied']['count'] == 0
 
@@ -338,7 +339,7 @@ def test_odd_real_files_are_read_or_refused(shared_data, tmp_path):
     instances = coco.read(formats / 'datumaro/coco_instances', box_only='box')
     assert instances['subset'].tolist() == ['train', 'valid', 'valid']
     stuff = coco.read(formats / 'datumaro/coco_stuff')
-    assert [rasterise(s, h, w, where='').sum() for s, h, w in
+    assert [rasterise(s, height=h, width=w, where='').sum() for s, h, w in
             zip(stuff['segmentation'], stuff['height'], stuff['width'])] == [20, 20]
     with pytest.raises(InputError, match='instances_train.json: 1 annotations that have a box only'):
         coco.read(formats / 'datumaro/coco_instances')

@@ -42,11 +42,23 @@ def test_a_work_directory_alone_gives_its_config_and_takes_changes(parse, tmp_pa
     assert values['workdir'] == str(tmp_path) and fields['train.steps'] == 720 and fields['evaluation.pictures'] == 7
 
 
+@pytest.mark.parametrize('inside', ['', '/ensembles/a+b-0123abcd', '/interim/checkpoint_4'])
+def test_a_result_inside_a_work_directory_may_be_compared(parse, tmp_path, inside):
+    (tmp_path / f'w{inside}').mkdir(parents=True)
+    workdir.save_config(tmp_path / 'w', phantom.get_config())
+    _, values, fields = parse(f'--workdir={tmp_path}/w{inside}', '--mode=compare', '--other=x')
+    assert values['workdir'] == f'{tmp_path}/w{inside}' and fields['train.steps'] == 720
+    with pytest.raises(InputError, match='is no work directory'):
+        parse(f'--workdir={tmp_path}/w/ensembles/a', '--mode=evaluate')
+
+
 def test_paths_may_begin_at_home_behind_every_flag(parse, tmp_path):
     (tmp_path / 'mine.py').write_text('from configs.phantom import get_config')
-    _, values, _ = parse('--config=~/mine.py', '--workdir=~/w', '--output=~/o', '--other=~/x', '--ensemble=~/a,~/b')
+    _, values, _ = parse('--config=~/mine.py', '--workdir=~/w', '--output=~/o', '--other=~/x,~/y',
+                         '--ensemble=~/a,~/b')
     assert values['ensemble'] == [f'{tmp_path}/a', f'{tmp_path}/b']
-    assert [values[name] for name in ('workdir', 'output', 'other')] == [f'{tmp_path}/{name}' for name in 'wox']
+    assert [values[name] for name in ('workdir', 'output')] == [f'{tmp_path}/{name}' for name in 'wo']
+    assert values['other'] == [f'{tmp_path}/x', f'{tmp_path}/y']
     with pytest.raises(InputError, match='--workdir=~nobody-here/w: no home folder is known for ~nobody-here'):
         parse(GIVEN, '--workdir=~nobody-here/w')
 

@@ -97,3 +97,11 @@ def test_without_its_compiler_a_target_says_what_to_install(monkeypatch, name, w
     monkeypatch.setattr(targets.importlib.util, 'find_spec', lambda package: None)
     with pytest.raises(InputError, match=what):
         plan.plan(tiny(), targets=['h100:1', name])
+
+
+def test_a_config_that_is_still_to_be_planned_is_told_to_be_planned_first():
+    config = tiny().copy_and_resolve_references()
+    with config.unlocked():
+        config.train.plan = True
+    with pytest.raises(InputError, match='--target=h100:1 .*plan first'):
+        plan.plan(config, targets=['h100:1'])

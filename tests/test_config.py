@@ -6,8 +6,9 @@ import pytest
 
 from configs import brats, brats3d, coco, default, phantom
 from unet_jax import config_check, workdir
-from unet_jax.config import FIELDS, build, example, flat, read, read_typed
+from unet_jax.config import FIELDS, build, flat, read, read_typed
 from unet_jax.errors import InputError
+from unet_jax.fields import example
 from unet_jax.modes import start
 
 CONFIGS = {'default': default.get_config, 'coco': coco.get_config, 'phantom': phantom.get_config,
@@ -92,6 +93,9 @@ def test_what_was_typed_is_taken_where_its_meaning_is_plain(name, typed, value):
     ('loss.terms', 'dcie', "is 'dcie'; give .*cross_entropy, focal, dice, tversky, generalised_dice"),
     ('train.stepz', '3', 'config.train.stepz: no such field; did you mean config.train.steps'),
     ('trian.steps', '3', 'did you mean config.train.steps'), ('lr', '1', 'no such field'),
+    ('data.orientation', 'LRS', 'give one letter a'), ('data.orientation', 'XYZ', 'give one letter a'),
+    ('data.spacing', '1.0', 'give 0 or 3 values'), ('augment.elastic_grid', '1', 'from 2 to 64'),
+    ('augment.modality_dropout', '1.5', 'from 0 to 1'), ('augment.low_resolution', '1e999', 'a number from 1'),
     ('data.phantom', '{}', 'a group: name one of config.data.phantom.train')])
 def test_what_was_typed_wrong_gets_the_right_spelling(name, typed, message):
     with pytest.raises(InputError, match=message):
@@ -117,10 +121,11 @@ def test_what_was_typed_wrong_gets_the_right_spelling(name, typed, message):
     ('default', {'data.names': ('a',)}, r'names is .*as many as config.data.categories = \(\)'),
     ('brats', {'data.categories': (1, 2)}, r'regions names category ids \[4\]'),
     ('default', {'train.steps_per_dispatch': 3}, 'steps_per_dispatch is 3, which must divide'),
-    ('default', {'train.seeds': (1, 2), 'train.resident': True}, 'train.resident is True: config.train.seeds'),
+    *[('default', {'train.seeds': (1, 2), f'train.{name}': value}, f'train.{name} is {value}: config.train.seeds')
+      for name, value in (('resident', True), ('steps_per_dispatch', 2), ('fsdp', 2), ('spatial', 2))],
     ('default', {'train.spatial': 3}, 'spatial is 3: must divide'), ('default', {'augment.scale': (2, 1)}, 'lowest'),
-    ('default', {'evaluation.lesions': 'GLI'}, "lesions is 'GLI': is for volumes only; config.data.format is 'coco'"),
-    ('phantom', {'evaluation.postprocess': True}, 'postprocess is True: is for volumes only'),
+    ('default', {'evaluation.lesions': 'GLI'}, "lesions is 'GLI': counts lesions from a size in mm³ on"),
+    ('phantom', {'evaluation.modality_subsets': True}, 'modality_subsets is True: is for volumes only'),
     ('coco', {'data.spacing': (1, 1, 1)}, 'spacing is .*: is for volumes only')])
 def test_fields_that_do_not_go_together_are_refused_before_any_work(base, fields, message, tmp_path):
     config = build({**flat(CONFIGS[base]()), **fields})
@@ -130,7 +135,7 @@ def test_fields_that_do_not_go_together_are_refused_before_any_work(base, fields
 
 
 def test_options_of_volumes_are_taken_for_volumes():
-    fields = {'evaluation.lesions': 'MET', 'evaluation.postprocess': True, 'evaluation.modality_subsets': True}
+    fields = {'evaluation.lesions': 'MET', 'evaluation.modality_subsets': True}
     config_check.check_config(build({**flat(brats3d.get_config()), **fields}))
 
 

@@ -36,7 +36,7 @@ def test_planes_give_the_convolution_and_its_gradients(monkeypatch, shape, strid
     def plain(x, kernel):
         return lax.conv_general_dilated(x, kernel, (stride,) * 3, [(side // 2,) * 2] * 3, dimension_numbers=LAYOUT)
 
-    check(lambda x, kernel: cpu.by_planes(x, kernel, stride, cpu.on_one), plain, x, kernel)
+    check(lambda x, kernel: cpu.by_planes(x, kernel, (stride,) * 3, cpu.on_one), plain, x, kernel)
 
 
 @pytest.mark.parametrize('shape', [(2, 8, 4, 6, 3), (1, 7, 3, 5, 2), (2, 1, 4, 4, 1), (1, 2, 1, 1, 3)])
@@ -68,9 +68,9 @@ def test_wide_images_by_winograd_give_the_convolution_and_its_gradients(monkeypa
     rng = np.random.default_rng(3)
     x = rng.normal(size=shape).astype(np.float32)
     kernel = (0.1 * rng.normal(size=(3, 3, shape[-1], 64))).astype(np.float32)
-    check(lambda x, kernel: cpu.on_one(x, kernel, 1), cpu.plain, x, kernel)
+    check(lambda x, kernel: cpu.on_one(x, kernel, (1, 1)), cpu.plain, x, kernel)
     few_pixels = np.prod(shape[:-1]) < 4 * 65
-    program = str(jax.make_jaxpr(lambda x, k: cpu.on_one(x, k, 1))(x, kernel))
+    program = str(jax.make_jaxpr(lambda x, k: cpu.on_one(x, k, (1, 1)))(x, kernel))
     assert program.count('= conv_general_dilated') == (1 if few_pixels else 4)
 
 
@@ -78,9 +78,27 @@ def test_wide_images_by_winograd_give_the_convolution_and_its_gradients(monkeypa
                                                 ((1, 32, 32, 64), 3, 'bfloat16')])
 def test_other_sides_types_and_few_channels_do_without_winograd(monkeypatch, shape, side, dtype):
     monkeypatch.setattr(cpu, 'WORTH', 1e12)
-    program = jax.make_jaxpr(lambda x, k: cpu.on_one(x, k, 1))(
+    program = jax.make_jaxpr(lambda x, k: cpu.on_one(x, k, (1, 1)))(
         jnp.ones(shape, dtype), jnp.ones((side, side, shape[-1], 64), dtype))
     assert str(program).count('= conv_general_dilated') == 1
+
+
+@pytest.mark.parametrize('sides', [(3, 3, 1), (1, 3, 3), (3, 1, 3)])
+@pytest.mark.parametrize('strides', [(1, 1, 1), (2, 2, 1), (1, 2, 2)])
+@pytest.mark.parametrize('few', [0, 8])
+def test_kernels_and_strides_of_an_axis_of_their_own_give_the_convolution(monkeypatch, sides, strides, few):
+    """Thick slices; also where kernels' gradients would go by the matrix product, which knows squares alone."""
+    monkeypatch.setattr(cpu, 'FEW', few)
+    monkeypatch.setattr(cpu, 'WORTH', 0)
+    rng = np.random.default_rng(6)
+    x = rng.normal(size=(2, 6, 7, 5, 3)).astype(np.float32)
+    kernel = rng.normal(size=(*sides, 3, 4)).astype(np.float32)
+    padding = [(side // 2, side // 2) for side in sides]
+
+    def one(function):
+        return lambda x, kernel: function(x, kernel, strides, padding, dimension_numbers=LAYOUT)
+
+    check(one(convolution.ONE_CPU.convolve), one(lax.conv_general_dilated), x, kernel)
 
 
 def test_the_product_and_its_gradients():
@@ -124,7 +142,7 @@ def test_large_images_take_the_matrix_product_on_old_jax_alone(monkeypatch):
     for version, worth, expected in (((0, 10, 2), 0, True), ((0, 10, 2), 1e9, False), ((0, 12, 0), 0, False)):
         monkeypatch.setattr(jax, '__version_info__', version)
         monkeypatch.setattr(cpu, 'WORTH', worth)
-        gradient = jax.grad(lambda k: cpu.on_one(images[0], k, 1).sum())
+        gradient = jax.grad(lambda k: cpu.on_one(images[0], k, (1, 1)).sum())
         assert ('scan' in str(jax.make_jaxpr(gradient)(images[1]))) == expected
 
 
@@ -137,15 +155,16 @@ def test_the_form_is_that_of_the_devices_a_program_is_for(platform, count, name)
     assert unet.for_devices(unet.build(get_config().model, 1), devices).form is getattr(convolution, name)
 
 
-@pytest.mark.parametrize('spatial, downsample, features', [((16, 16), 'conv', (64, 64)), ((8, 8, 4), 'conv', (10, 12)),
-                                                           ((8, 4, 8), 'max', (10, 12))])
-def test_the_accelerators_network_is_that_of_cpus_in_values_and_gradients(monkeypatch, spatial, downsample, features):
+@pytest.mark.parametrize('spatial, fields', [
+    ((16, 16), {'features': (64, 64)}), ((8, 8, 4), {}), ((8, 4, 8), {'downsample': 'max'}),
+    ((8, 8, 3), {'strides': ((2, 2, 1), (2, 3, 1)), 'kernels': ((3, 3, 1), (3, 5, 3))})])
+def test_the_accelerators_network_is_that_of_cpus_in_values_and_gradients(monkeypatch, spatial, fields):
     """Strides, kernels of one voxel and up-sampling among them; the CPU's own forms are taken wherever they can be."""
     monkeypatch.setattr(cpu, 'WORTH', 0)
     config = get_config().model
     with config.unlocked():
-        config.update({'features': features, 'encoder_blocks': (1, 3), 'decoder_blocks': (1,), 'block': 'residual',
-                       'downsample': downsample})
+        config.update({'features': (10, 12), 'encoder_blocks': (1, 3), 'decoder_blocks': (1,), 'block': 'residual'}
+                      | fields)
     module = unet.build(config, 2)
     params = unet.init(module, jax.random.key(0), spatial, 9)
     image = np.random.default_rng(5).normal(size=(2, *spatial, 9)).astype(np.float32)
@@ -154,7 +173,8 @@ def test_the_accelerators_network_is_that_of_cpus_in_values_and_gradients(monkey
         one = module.clone(form=form)
         loss = jax.value_and_grad(lambda params, x, m=one: jnp.square(unet.apply(m, params, x) - 1).mean(), (0, 1))
         programs = str(jax.make_jaxpr(loss)(params, image))
-        by_chunks = form is convolution.ONE_CPU and jax.__version_info__ < (0, 11)
+        squares = all(len(set(kernel[-2:])) == 1 for kernel in module.kernels)  # the chunks are for those
+        by_chunks = form is convolution.ONE_CPU and squares and jax.__version_info__ < (0, 11)
         assert ('scan' in programs) == (by_chunks or form is convolution.TPU)
         found.append(jax.tree.leaves(jax.jit(loss)(params, image)))
     for other in found[1:]:

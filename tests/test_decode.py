@@ -57,14 +57,14 @@ def test_a_decompression_bomb_is_refused_before_it_is_decoded(tmp_path, monkeypa
 
 @pytest.mark.parametrize('height, width', [(30, 60), (60, 30), (17, 17), (1, 50), (128, 128)])
 def test_placement_keeps_the_aspect_and_is_centred(height, width):
-    p = decode.place(height, width, (64, 64))
+    p = decode.place((height, width), size=(64, 64))
     assert max(p.height, p.width) == 64 and p.top == (64 - p.height) // 2 and p.left == (64 - p.width) // 2
     assert p.height / p.width == pytest.approx(height / width, rel=0.1) or min(p.height, p.width) == 1
 
 
 def test_extract_undoes_embed():
     ramp = np.linspace(0, 1, 24, dtype=np.float32)[:, None, None] * np.ones((24, 48, 2), np.float32)
-    assert np.abs(decode.extract(decode.embed(ramp, (96, 96)), 24, 48) - ramp).max() < 0.02
+    assert np.abs(decode.extract(decode.embed(ramp, (96, 96)), height=24, width=48) - ramp).max() < 0.02
     assert np.array_equal(decode.embed(ramp, (24, 48)), ramp)
 
 

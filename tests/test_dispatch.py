@@ -68,8 +68,6 @@ def test_images_that_do_not_fit_come_from_the_host(monkeypatch, caplog):
     assert 'do not fit' in caplog.text and 'from the host' in caplog.text
 
 
-@pytest.mark.parametrize('train, words', [({'steps_per_dispatch': 0}, 'give 1 or more'),
-                                          ({'steps_per_dispatch': 3}, 'must divide config.train.steps = 20')])
-def test_what_does_not_fall_between_programs_is_refused(tmp_path, train, words):
-    with pytest.raises(InputError, match=words):
-        run(tmp_path, devices=1, **train)
+def test_what_does_not_fall_between_programs_is_refused(tmp_path):
+    with pytest.raises(InputError, match='must divide config.train.steps = 20'):
+        run(tmp_path, devices=1, steps_per_dispatch=3)

@@ -95,11 +95,11 @@ def test_the_report_of_an_average_names_its_members_and_none_is_obeyed_as_markup
 def test_an_average_is_compared_with_a_run_and_both_say_of_what_they_are(averaged, capsys):
     first, other, _, _ = averaged
     (home,) = (first / 'ensembles').iterdir()
-    compare(first, str(home), subset='test')
+    compare(first, [str(home)], subset='test')
     printed = capsys.readouterr().out
     assert f'a: {home} (checkpoint {first}:0, {other}:0)\nb: {first} (checkpoint 0)' in printed
-    (path,) = (first / 'evaluation/test').glob('compared_with_*.json')
-    assert json.loads(path.read_text())['checkpoint_b'] == 0
+    (path,) = (first / 'evaluation/test').glob('compared_with_*/compare.json')
+    assert json.loads(path.read_text())['runs'][1]['checkpoint'] == 0
 
 
 def test_another_checkpoint_of_the_run_says_whose_scores_it_replaces_and_an_average_replaces_none(averaged, capsys):

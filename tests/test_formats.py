@@ -76,8 +76,21 @@ def test_the_same_files_are_found_to_predict(made):
     one = experiment.create(config)
     rows, problems = one.format.find([config.data.root], config.data)
     assert not problems and len(rows) == len(kinds.kind_of(one).rows(one, frame))
-    for _, found in kinds.kind_of(one).predict(predictor_of(one), rows[:2]):
-        assert isinstance(found, np.ndarray), found
+    for _, found, content in kinds.kind_of(one).predict(predictor_of(one), rows[:2]):
+        assert content.image.shape[:-1] == found.bits.shape == found.probability.shape[:-1], found
+
+
+def test_predicting_reads_each_input_once(made, tmp_path, monkeypatch):
+    from unet_jax.modes import predict
+    config, _ = made
+    one, read = experiment.create(config), []
+    rows, _ = one.format.find([config.data.root], config.data)
+    form = one.format
+    counted = form._replace(read=lambda *given: read.append(given[1].path) or form.read(*given))
+    monkeypatch.setitem(formats.FORMATS, config.data.format, counted)
+    sources = [str(Path(row.root) / row.path) for row in rows[:2].itertuples()]
+    predict.write(predictor_of(one), sources, tmp_path, 'latest', report=True)
+    assert len(read) == 2 and len(list((tmp_path / 'overlays').rglob('*.png'))) == 2
 
 
 def predictor_of(one):
@@ -127,8 +140,8 @@ def test_the_page_on_adding_a_format_is_followed_literally(tmp_path, monkeypatch
     assert samples.image.shape == (8, 16, 16, 1) and samples.label.any((1, 2)).all()
     assert set(frame.subset) == {'train', 'valid', 'test'} and one.names == ('tumour',)
     rows, _ = one.format.find([str(tmp_path)], config.data)
-    assert all(isinstance(found, np.ndarray) and found.shape == (20, 24)
-               for _, found in kinds.kind_of(one).predict(predictor_of(one), rows))
+    assert all(found.bits.shape == (20, 24) and found.probability.shape == (20, 24, 1)
+               for _, found, _ in kinds.kind_of(one).predict(predictor_of(one), rows))
 
 
 def test_predict_goes_through_damaged_files_and_goes_on(tmp_path, capsys):

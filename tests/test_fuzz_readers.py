@@ -75,6 +75,6 @@ def test_bombs_are_refused_by_name_and_take_no_memory(tmp_path):
     for rle in ({'size': [2 ** 31, 2 ** 31], 'counts': [2 ** 62]}, {'size': [8, 8], 'counts': [2 ** 62]},
                 {'size': [8, 8], 'counts': 'o' * 10_000_000}):
         with pytest.raises(InputError, match='a.json'):
-            rasterise(rle, 8, 8, where='a.json')
+            rasterise(rle, height=8, width=8, where='a.json')
     taken = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1e6  # GB
     assert taken < 0.5

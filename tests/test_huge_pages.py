@@ -58,13 +58,29 @@ def test_only_what_the_user_started_itself_starts_again(arguments, again, tmp_pa
     assert expected in done.stdout, done.stdout + done.stderr
 
 
+@pytest.mark.skipif(sys.platform != 'linux', reason='glibc is a matter of Linux')
+@pytest.mark.parametrize('start, again', [(['-um', 'program'], True), (['-m', 'pdb', '-m', 'program'], False)])
+def test_a_module_that_is_started_by_its_name_starts_again(start, again, tmp_path):
+    program = """import os
+from unet_jax import huge_pages
+huge_pages.restart('-m program')
+print('tunables:', os.environ.get('GLIBC_TUNABLES'))
+"""
+    (tmp_path / 'program.py').write_text(program)
+    done = subprocess.run([sys.executable, *start], cwd=tmp_path, text=True, capture_output=True, input='continue\n',
+                          env={'PYTHONPATH': f'{ROOT}:{tmp_path}'})
+    assert f'tunables: {"glibc.malloc.hugetlb=1" if again else None}' in done.stdout, done.stdout + done.stderr
+
+
 @pytest.mark.parametrize('command, file', [
     ('python main.py a.py', 'main.py'), ('python -W ignore main.py', 'main.py'), ('python -Werror main.py', 'main.py'),
-    ('python -BX dev -E main.py', 'main.py'), ('python -m main.py', None), ('python -Im main', None), ('python', None),
+    ('python -BX dev -E main.py', 'main.py'), ('python -m main.py', '-m main.py'), ('python -Im a b', '-m a'),
+    ('python -mmain', '-m main'), ('python', None),
     ('python - main.py', None), ('python -c main.py', None), ('python -O', None)])
-def test_the_file_that_an_interpreter_starts(command, file, tmp_path, monkeypatch):
+def test_what_an_interpreter_starts(command, file, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    assert huge_pages.started(command.split()) == (file and str(tmp_path.resolve() / file))
+    found = file if not file or file.startswith('-m') else str(tmp_path.resolve() / file)
+    assert huge_pages.started(command.split()) == found
 
 
 @pytest.mark.parametrize('platform, given, added', [

@@ -35,7 +35,7 @@ def find(source):
 
 def image(root, row):
     settings = prepared.Settings(str(root), (8, 8, 8), 4, (1, 2, 3), (), '')
-    return prepared.in_memory(row, settings).image
+    return prepared.prepare(row, settings)[0]
 
 
 def test_one_file_of_four_sequences_is_a_case_in_any_folder(decathlon, tmp_path):

@@ -1,3 +1,5 @@
+import math
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -23,22 +25,23 @@ def test_up_sampling_is_the_transposed_convolution_of_stride_and_kernel_2(d, for
     mirrored = np.flip(kernel, range(d))  # lax.conv_transpose correlates; a transposed convolution mirrors
     wanted = jax.lax.conv_transpose(x, mirrored, (2,) * d, 'VALID', dimension_numbers=axes) + bias
     dense = np.moveaxis(kernel, -2, 0).reshape(5, -1)
-    found = UpSample(3, jnp.dtype('float32'), form).apply({'params': {'dense': {'kernel': dense}, 'bias': bias}}, x)
+    found = UpSample(3, jnp.dtype('float32'), form, (2,) * d).apply(
+        {'params': {'dense': {'kernel': dense}, 'bias': bias}}, x)
     np.testing.assert_allclose(found, wanted, atol=1e-5)
 
 
 def test_space_to_depth_and_back_is_the_identity():
     for spatial in ((4, 6), (2, 4, 6)):
         x = picture(spatial)
-        blocks = space_to_depth(x, 2)
+        blocks = space_to_depth(x, (2,) * len(spatial))
         assert blocks.shape == (2, *(s // 2 for s in spatial), 2 * 2 ** len(spatial))
-        np.testing.assert_array_equal(depth_to_space(blocks, 2), x)
+        np.testing.assert_array_equal(depth_to_space(blocks, (2,) * len(spatial)), x)
 
 
 def test_pooling_by_hand():
     x = np.arange(16.0).reshape(1, 4, 4, 1)
-    assert pool(x, jnp.max)[0, ..., 0].tolist() == [[5, 7], [13, 15]]
-    assert pool(x, jnp.mean)[0, ..., 0].tolist() == [[2.5, 4.5], [10.5, 12.5]]
+    assert pool(x, jnp.max, (2, 2))[0, ..., 0].tolist() == [[5, 7], [13, 15]]
+    assert pool(x, jnp.mean, (2, 2))[0, ..., 0].tolist() == [[2.5, 4.5], [10.5, 12.5]]
 
 
 def test_norm_statistics_are_float32_under_bfloat16_and_survive_a_large_mean():
@@ -98,11 +101,13 @@ def test_one_pass_over_bfloat16_keeps_the_variance_of_a_mean_far_from_0_and_of_a
     assert np.abs(np.float32(flat)).max() < 1e-2
 
 
-@pytest.mark.parametrize('block, spatial', [(1, (4, 3)), (2, (4, 3)), (4, (2, 3)), (2, (2, 3, 4))])
+@pytest.mark.parametrize('block, spatial', [
+    ((1, 1), (4, 3)), ((2, 2), (4, 3)), ((4, 4), (2, 3)), ((2, 2, 2), (2, 3, 4)), ((1, 2, 4), (4, 3, 2))])
 def test_the_expanding_convolution_is_the_dense_layer_with_values_and_gradients(block, spatial):
-    x, width = picture(spatial, channels=5), block ** len(spatial) * 3
+    x, width = picture(spatial, channels=5), math.prod(block) * 3
     kernel, bias = np.random.default_rng(1).normal(size=(6, width)).astype(np.float32)[:5], np.ones(width, 'f4')
-    direction = np.random.default_rng(3).normal(size=(2, *(s * block for s in spatial), 3)).astype(np.float32)
+    larger = [s * n for s, n in zip(spatial, block)]
+    direction = np.random.default_rng(3).normal(size=(2, *larger, 3)).astype(np.float32)
     wanted, pull = jax.vjp(lambda *a: dense(*a, block), x, kernel, bias)
     found, pull_found = jax.vjp(lambda *a: dilated(*a, block), x, kernel, bias)
     for one, other in zip((found, *pull_found(direction)), (wanted, *pull(direction))):

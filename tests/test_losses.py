@@ -14,7 +14,7 @@ ONE = jnp.ones(1)
 
 def config(activation='sigmoid', terms=TERMS, **fields):
     return FrozenConfigDict({'activation': activation, 'terms': terms, 'batch_dice': False, 'focal_gamma': 2.0,
-                             'tversky': (0.3, 0.7), **fields})
+                             'tversky': (0.3, 0.7), 'class_weights': (), **fields})
 
 
 total = jax.jit(losses.total, static_argnums=0)  # → value, terms
@@ -105,6 +105,21 @@ def test_cross_entropy_and_focal_by_hand():
     assert value == pytest.approx((np.array([0.01, 0.04]) * entropy).mean(), rel=1e-5)
 
 
+@pytest.mark.parametrize('name', ['cross_entropy', 'focal'])
+def test_weights_of_regions_count_their_pixels_more(name):
+    """Of two regions with weights 1 and 3 the second counts thrice; of softmax the background counts 1."""
+    logits, target, valid = example()
+    one = [total(config(terms=((name, 1.0),)), logits[..., k:k + 1], target[..., k:k + 1], valid)[0] for k in (0, 1)]
+    both, _ = total(config(terms=((name, 1.0),), class_weights=(1.0, 3.0)), logits, target, valid)
+    assert float(both) == pytest.approx(float(one[0] + 3 * one[1]) / 4, rel=1e-5)
+    alike, _ = total(config(terms=((name, 1.0),), class_weights=(2.0, 2.0)), logits, target, valid)
+    assert float(alike) == pytest.approx(float(sum(one)) / 2, rel=1e-5)
+    logits = jnp.log(jnp.array([1.0, 2.0, 5.0])).reshape(1, 1, 1, 3)
+    plain, weighted = (total(config('softmax', ((name, 1.0),), class_weights=w), logits,
+                             jnp.array([0, 1]).reshape(1, 1, 1, 2), ONE)[0] for w in ((), (0.5, 1.5)))
+    assert float(weighted) == pytest.approx(1.5 * float(plain), rel=1e-5)
+
+
 def test_softmax_cross_entropy_by_hand():
     """Probabilities 1/8, 2/8, 5/8; a pixel of both regions belongs to the last."""
     logits = jnp.log(jnp.array([1.0, 2.0, 5.0])).reshape(1, 1, 1, 3)
@@ -188,8 +203,8 @@ def test_batch_dice_is_dice_of_the_samples_laid_side_by_side():
 def test_coarsen_takes_the_maximum_of_each_block_and_keeps_the_rest_at_the_edge():
     target = np.zeros((1, 5, 4, 1), bool)
     target[0, 1, 2] = target[0, 4, 0] = True
-    assert losses.coarsen(target, 2)[0, ..., 0].tolist() == [[0, 1], [0, 0], [1, 0]]
-    assert losses.coarsen(np.ones((2, 7, 6, 5, 3), bool), 4).shape == (2, 2, 2, 2, 3)
+    assert losses.coarsen(target, (2, 2))[0, ..., 0].tolist() == [[0, 1], [0, 0], [1, 0]]
+    assert losses.coarsen(np.ones((2, 7, 6, 5, 3), bool), (4, 4, 1)).shape == (2, 2, 2, 5, 3)
 
 
 @pytest.mark.parametrize('activation', ['sigmoid', 'softmax'])
@@ -199,7 +214,7 @@ def test_deep_supervision_weighs_the_heads_by_halves(activation):
     sizes = ((7, 6), (4, 3), (2, 2))
     heads = [example(k, spatial=s, channels=2 + (activation == 'softmax'))[0] for k, s in enumerate(sizes)]
     value, terms = total(c, heads, target, valid)
-    each = [total(c, head, losses.coarsen(target, 2**k) > 0, valid) for k, head in enumerate(heads)]
+    each = [total(c, head, losses.coarsen(target, (2**k,) * 2) > 0, valid) for k, head in enumerate(heads)]
     assert value == pytest.approx(float((4 * each[0][0] + 2 * each[1][0] + each[2][0]) / 7), rel=1e-6)
     assert all(terms[name] == pytest.approx(float(each[0][1][name])) for name in ('dice', 'cross_entropy'))
 
@@ -214,7 +229,8 @@ def test_total_weighs_the_terms_and_reports_them_unweighted():
 
 @pytest.mark.parametrize('fields, message', [
     ({'activation': 'tanh'}, 'tanh'), ({'terms': (('jaccard', 1.0),)}, 'jaccard'), ({'terms': ()}, 'terms'),
-    ({'terms': (('dice', 1.0), ('dice', 2.0))}, 'once'), ({'activation': 'softmax'}, '3 output channels')])
+    ({'terms': (('dice', 1.0), ('dice', 2.0))}, 'once'), ({'activation': 'softmax'}, '3 output channels'),
+    ({'class_weights': (1.0,)}, 'one for each of the 2 regions')])
 def test_impossible_configs_are_refused(fields, message):
     logits, target, valid = example()
     with pytest.raises(InputError, match=message):

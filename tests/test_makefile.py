@@ -1,4 +1,5 @@
 """make notices an environment that another Python made."""
+import os
 import shutil
 import subprocess
 import sys
@@ -17,8 +18,9 @@ def test_an_environment_of_another_python_is_named_with_the_ways_out(tmp_path):
     def make(goal, version):
         python.write_text(f'#!/bin/sh\necho {version}\n')
         python.chmod(0o755)
+        outside = {k: v for k, v in os.environ.items() if k not in ('MAKEFLAGS', 'MAKEOVERRIDES', 'VENV')}
         return subprocess.run(['make', '-n', '-f', MAKEFILE, goal, f'PYTHON={sys.executable}'], cwd=tmp_path,
-                              capture_output=True, text=True)
+                              env=outside, capture_output=True, text=True)
 
     here = '{}.{}'.format(*sys.version_info)
     assert f'.venv holds Python 3.9, not {here}: make clean' in make('test', '3.9').stderr

@@ -55,8 +55,8 @@ def test_post_processed_masks_are_those_that_are_painted():
     """So the limits are tuned on the masks that are scored."""
     region_bits, masks = labels.region_bits(REGIONS, CLASSES), np.random.default_rng(1).random((9, 9, 9, 4)) > 0.8
     read = labels.region_masks(labels.paint(masks, REGIONS, CLASSES), region_bits)
-    cleaned = postprocess.apply(read, postprocess.Limits(4, 300), region_bits=region_bits,
-                                names=('WT', 'TC', 'ET', 'RC'), voxel=1.0)
+    cleaned = postprocess.apply(read, read * np.float32(0.9), {'component': (4,) * 4, 'whole': (0, 0, 300, 0)},
+                                region_bits=region_bits, voxel=1.0)
     assert cleaned.sum() < read.sum() and not cleaned[..., 2].any()
     assert np.array_equal(labels.region_masks(labels.paint(cleaned, REGIONS, CLASSES), region_bits), cleaned)
 
@@ -159,10 +159,8 @@ def test_volumes_are_validated_by_the_masks_that_are_scored_every_voxel_once(exp
     predictor = Predictor(found, (1.0,), jax.jit(answer), sharding.create_mesh(jax.devices()[:1]))
     expected = []
     for k, volume in enumerate(volumes):
-        masks = sliding_window.segment(predictor, volume)  # what limits are tuned on
-        bits = labels.paint(masks, found.regions, found.classes)
-        assert np.array_equal(masks, labels.region_masks(bits, found.region_bits))
-        expected.append(cases.Case(str(k), str(k), (1.0,) * 3, bits, volume.label))
+        bits = sliding_window.segment(predictor, volume)
+        expected.append(cases.Case(str(k), str(k), (1.0,) * 3, volume.label, bits))
     assert validated(found, tiles) == pytest.approx(scored(found, expected), abs=1e-9)
     assert validated(found, tiles, devices=4) == validated(found, tiles)
 
@@ -174,8 +172,9 @@ def test_images_are_validated_by_the_masks_that_are_scored_and_padding_counts_fo
     names = [f'{k}.png' for k in range(6)]
     samples = Samples(image, label, pd.DataFrame({'path': names, 'case': names, 'height': 16, 'width': 16}))
     predictor = Predictor(found, (1.0,), jax.jit(answer), sharding.create_mesh(jax.devices()[:1]))
-    expected = [cases.Case(names[k], names[k], (1.0, 1.0), bits, label[k])
-                for k, bits in inference.segment(predictor, samples)]
+    expected = [cases.Case(names[k], names[k], (1.0, 1.0), label[k], bits)
+                for k, p in inference.enlarged(predictor, samples)
+                for bits in [inference.to_bits(predictor, p, voxel=1.0)]]
     assert validated(found, samples) == pytest.approx(scored(found, expected), abs=1e-9)
 
 

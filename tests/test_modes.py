@@ -177,7 +177,7 @@ def test_a_hidden_test_set_is_unscored_and_has_masks(run, capsys):
     assert 'tumour  dice    unscored' in printed and '1.0000' not in printed
     assert 'unscored' in (folder / 'report.html').read_text()
     with pytest.raises(InputError, match='no case has an annotation, so there are no scores to compare'):
-        compare(folder, str(folder), subset='test')
+        compare(folder, [str(folder)], subset='test')
 
 
 def test_before_training_a_subset_without_annotations_is_named(run, caplog):

@@ -87,5 +87,5 @@ def test_a_phantom_volume(tmp_path):
     frame = read_frame(config)
     experiment = create(settle(config, frame))
     rows = volume_kind.rows(experiment, frame)
-    dice = dice_after_training(experiment, volume_kind.training_samples(experiment, rows, rows), tmp_path)
+    dice = dice_after_training(experiment, volume_kind.training_samples(experiment, train=rows, valid=rows), tmp_path)
     assert dice['dice/WT'] > 0.95 and dice['dice/TC'] > 0.9 and dice['dice/ET'] > 0.6

@@ -12,6 +12,7 @@ from unet_jax.annotations import audit, coco, mask_values, pairs
 from unet_jax.annotations import frame as frames
 from unet_jax.annotations.segmentation import rasterise
 from unet_jax.errors import InputError
+from unet_jax.formats import mask_file
 
 SQUARE = np.zeros((12, 16), bool)
 SQUARE[3:7, 4:9] = True
@@ -51,7 +52,7 @@ def test_a_layout_gives_a_row_an_image_with_its_own_mask(tmp_path, layout):
     assert len(rows) == len(frame) == 8 and set(frame.category_id) == {1}
     for row in rows.itertuples():
         k = int(np.asarray(Image.open(tmp_path / row.path).convert('L')).mean().round()) - 10
-        drawn = rasterise(row.annotations[0][1], 12, 16, where='x')
+        drawn = rasterise(row.annotations[0][1], height=12, width=16, where='x')
         assert drawn[k].all() and drawn.sum() == 16, row.path
 
 
@@ -96,11 +97,22 @@ def test_every_way_to_store_a_mask(tmp_path, kind):
         (tmp_path / 'masks').mkdir(exist_ok=True)
         image.save(tmp_path / f'masks/{k}.{ending}', quality=60)
     row = frames.images(pairs.read_frame(tmp_path)).iloc[0]
-    drawn = rasterise(row.annotations[0][1], row.height, row.width, where='x')
+    drawn = rasterise(row.annotations[0][1], height=row.height, width=row.width, where='x')
     if kind == 'soft':
         assert np.array_equal(drawn, np.asarray(image) > 127)
     else:
         assert len(row.annotations) == 1 and (drawn != SQUARE).mean() <= (0.02 if kind == 'jpeg' else 0)
+
+
+def test_masks_of_our_own_show_colours_and_are_read_again_as_numbers(tmp_path):
+    ids = np.zeros((12, 16), np.uint8)
+    ids[2:5], ids[7:9] = 1, 5
+    mask_file.write_png(tmp_path / 'a.png', ids)
+    mask = Image.open(tmp_path / 'a.png')
+    np.testing.assert_array_equal(np.asarray(mask), ids)
+    shown = np.asarray(mask.convert('RGB'))
+    assert len(np.unique(shown.reshape(-1, 3), axis=0)) == 3 and not shown[0, 0].any()
+    np.testing.assert_array_equal(mask_values.values_of(mask), ids)
 
 
 def test_two_colours_are_two_classes_and_a_union_of_masks_is_one(tmp_path):
@@ -111,7 +123,7 @@ def test_two_colours_are_two_classes_and_a_union_of_masks_is_one(tmp_path):
     write(tmp_path / 'b', LAYOUTS['end of the name, same folder'])
     save(tmp_path / 'b/0_mask_1.tif', np.uint8(~SQUARE) * 255)
     row = frames.images(pairs.read_frame(tmp_path / 'b')).iloc[0]
-    assert rasterise(row.annotations[0][1], 12, 16, where='x').all()
+    assert rasterise(row.annotations[0][1], height=12, width=16, where='x').all()
 
 
 def test_what_does_not_fit_is_named_and_can_be_left_out(tmp_path):
@@ -169,7 +181,7 @@ def test_a_real_coco_set_as_pairs_has_the_same_masks_to_the_pixel(shared_data, t
     for k, row in enumerate(rows.itertuples()):
         mask = np.zeros((row.height, row.width), bool)
         for _, drawn in row.annotations:
-            mask |= rasterise(drawn, row.height, row.width, where=row.path)
+            mask |= rasterise(drawn, height=row.height, width=row.width, where=row.path)
         (tmp_path / row.subset / 'images').mkdir(parents=True, exist_ok=True)
         shutil.copy(shared_data / name / row.path, tmp_path / row.subset / 'images' / f'{k}.jpg')
         save(tmp_path / row.subset / 'masks' / f'{k}.png', np.uint8(mask) * 255)
@@ -179,8 +191,8 @@ def test_a_real_coco_set_as_pairs_has_the_same_masks_to_the_pixel(shared_data, t
         true = rows.iloc[int(Path(row.path).stem)]
         union = np.zeros((row.height, row.width), bool)
         for _, drawn in true.annotations:
-            union |= rasterise(drawn, row.height, row.width, where='x')
-        assert np.array_equal(rasterise(row.annotations[0][1], row.height, row.width, where='x'), union)
+            union |= rasterise(drawn, height=row.height, width=row.width, where='x')
+        assert np.array_equal(rasterise(row.annotations[0][1], height=row.height, width=row.width, where='x'), union)
 
 
 def test_a_folder_of_pairs_goes_through_the_config(tmp_path):

@@ -9,7 +9,8 @@ from configs.default import get_config
 from unet_jax.experiment import create
 from unet_jax.pipeline import patches, stream
 from unet_jax.pipeline.prepared import Grid, Volume
-from unet_jax.training import loop, space
+from unet_jax.planning import memory
+from unet_jax.training import space
 from unet_jax.training import step as steps
 
 SIZE = (8, 8, 8)
@@ -44,28 +45,28 @@ TWO = Fake(volume((20, 12, 9), [(0, (10, 6, 4)), (2, (3, 3, 3)), (2, (4, 3, 3)),
 @pytest.mark.parametrize('overlap', [0.0, 0.25, 0.5, 0.75])
 def test_windows_cover_every_voxel_and_share_what_is_asked_for(overlap):
     for length in range(9, 60):
-        begin = patches.starts(length, 8, overlap)
+        begin = patches.starts(length, side=8, overlap=overlap)
         steps = np.diff(begin)
         assert begin[0] == 0 and begin[-1] == length - 8 and (steps > 0).all()
         assert steps.max() <= max(1, round(8 * (1 - overlap)))
 
 
 def test_a_volume_smaller_than_the_window_lies_in_its_middle():
-    assert patches.starts(8, 8, 0.5) == [0]
-    assert patches.starts(5, 8, 0.5) == [-1]
-    assert patches.starts(1, 8, 0.5) == [-3]
+    assert patches.starts(8, side=8, overlap=0.5) == [0]
+    assert patches.starts(5, side=8, overlap=0.5) == [-1]
+    assert patches.starts(1, side=8, overlap=0.5) == [-3]
 
 
 def test_no_more_tiles_than_are_needed():
-    assert [len(patches.starts(n, 8, 0.0)) for n in (8, 9, 16, 17, 24)] == [1, 2, 2, 3, 3]
+    assert [len(patches.starts(n, side=8, overlap=0.0)) for n in (8, 9, 16, 17, 24)] == [1, 2, 2, 3, 3]
 
 
 def test_a_cut_beyond_the_border_is_zero_there():
     array = np.arange(1, 28).reshape(3, 3, 3)
-    got = patches.extract(array, (-1, 1, 2), (3, 3, 3))
+    got = patches.extract(array, start=(-1, 1, 2), size=(3, 3, 3))
     assert got.shape == (3, 3, 3) and not got[0].any() and not got[:, 2].any() and not got[:, :, 1:].any()
     assert np.array_equal(got[1:, :2, 0], array[:2, 1:, 2])
-    inside = patches.extract(array, (0, 0, 0), (2, 2, 2))
+    inside = patches.extract(array, start=(0, 0, 0), size=(2, 2, 2))
     inside[:] = 0
     assert array.min() == 1  # a copy, not a view into the cache
 
@@ -130,21 +131,22 @@ def test_a_training_batch_of_volumes_has_the_shapes_and_types_that_the_plan_coun
                              'deep_supervision': 0})
     samples = patches.Patches(TWO, TWO.rows, SIZE, 1 / 3, space.wire_size(config))
     batch = stream.batch(samples, seed=0, step=0, batch_size=2)
-    expected = loop.abstract_batch(create(config), 2)
+    expected = memory.abstract_batch(create(config), 2)
     assert {k: v.shape for k, v in batch.items()} == {k: v.shape for k, v in expected.items()}
     assert {k: v.dtype for k, v in batch.items() if k != 'image'} == {
         k: v.dtype for k, v in expected.items() if k != 'image'}  # these made-up volumes are float32
 
 
 def test_foreground_patches_have_each_class_alike_however_rare():
-    chosen = [patches.position(TWO[0], (1, 1, 1), patches.uniform(0, v), foreground=1.0) for v in range(300)]
+    draws = [patches.uniform(seed=0, visit=v) for v in range(300)]
+    chosen = [patches.position(TWO[0], (1, 1, 1), draw, foreground=1.0) for draw in draws]
     bits = np.array([TWO[0].label[place] for place in chosen])
     assert set(bits.tolist()) == {1, 4} and 110 < (bits == 1).sum() < 190  # of four voxels one
 
 
 @pytest.mark.parametrize('share', [0.0, 1 / 3, 1.0])
 def test_the_share_of_foreground_is_the_one_asked_for(share):
-    hits = [TWO[0].label[patches.position(TWO[0], (1, 1, 1), patches.uniform(0, v), foreground=share)] > 0
+    hits = [TWO[0].label[patches.position(TWO[0], (1, 1, 1), patches.uniform(seed=0, visit=v), foreground=share)] > 0
             for v in range(600)]
     assert abs(np.mean(hits) - share) < 0.06
 

@@ -4,15 +4,17 @@ import pytest
 
 from unet_jax.annotations import labels, schemas
 from unet_jax.inference import postprocess
-from unet_jax.inference.postprocess import Limits
 
 NAMES, CLASSES = ('WT', 'TC', 'ET'), schemas.classes('2021')
 REGIONS = schemas.regions('2021')
 OF = labels.region_bits(REGIONS, CLASSES)
 
 
-def apply(masks, voxel=1.0, **limits):
-    return postprocess.apply(masks, Limits(**limits), region_bits=OF, names=NAMES, voxel=voxel)
+def apply(masks, voxel=1.0, probability=None, **limits):
+    """Limits are the same for every region, or of each."""
+    limits = {name: value if isinstance(value, tuple) else (value,) * 3 for name, value in limits.items()}
+    probability = np.where(masks, np.float32(0.9), np.float32(0.1)) if probability is None else probability
+    return postprocess.apply(masks, probability, limits, region_bits=OF, voxel=voxel)
 
 
 def boxes(**regions):
@@ -65,8 +67,8 @@ def test_an_inner_region_counts_for_the_outer_ones_as_it_is_painted():
 
 def test_a_little_enhancing_tumour_becomes_necrosis():
     masks = boxes(TC=[((5, 5, 5), 6)], ET=[((6, 6, 6), 2), ((9, 9, 9), 1)])
-    assert np.array_equal(apply(masks, enhancing=9), masks)
-    got = apply(masks, enhancing=10)
+    assert np.array_equal(apply(masks, whole=(0, 0, 9)), masks)
+    got = apply(masks, whole=(0, 0, 10))
     assert not got[..., 2].any() and np.array_equal(got[..., :2], masks[..., :2])
     ids = labels.to_ids(labels.paint(got, REGIONS, CLASSES), CLASSES)
     assert ids[6, 6, 6] == 1 and set(np.unique(ids)) == {0, 1}
@@ -79,6 +81,52 @@ def test_regions_beside_each_other_are_cleaned_apart(name):
     masks = np.zeros((20, 20, 20, len(region_bits)), bool)
     masks[1:4, 1:4, 1:4, 0] = True
     masks[10:12, 10:12, 10:12, -1] = True
-    got = postprocess.apply(masks, Limits(component=20), region_bits=region_bits,
-                            names=tuple(r.name for r in regions), voxel=1.0)
+    limits = {'component': (20,) * len(region_bits)}
+    got = postprocess.apply(masks, masks * np.float32(0.9), limits, region_bits=region_bits, voxel=1.0)
     assert got[2, 2, 2, 0] and not got[10:12].any()
+
+
+def test_each_region_has_a_limit_of_its_own():
+    masks = boxes(WT=[((0, 0, 0), 2), ((8, 8, 8), 8)], TC=[((9, 9, 9), 2)])
+    assert np.array_equal(apply(masks, component=(9, 0, 0)), boxes(WT=[((8, 8, 8), 8)], TC=[((9, 9, 9), 2)]))
+    assert np.array_equal(apply(masks, component=(0, 9, 0)), boxes(WT=[((0, 0, 0), 2), ((8, 8, 8), 8)]))
+
+
+def test_a_threshold_of_one_region_leaves_the_others_but_for_nesting():
+    masks = np.zeros((20, 20, 20, 3), bool)
+    probability = np.zeros(masks.shape, np.float32)
+    probability[2:12, 2:12, 2:12, 0], probability[4:10, 4:10, 4:10, 1] = 0.65, 0.45
+    masks[..., 0] = probability[..., 0] > 0.5
+    assert apply(masks, probability=probability, threshold=(0, 0.4, 0))[..., 1].sum() == 6 ** 3
+    raised = apply(masks, probability=probability, threshold=(0.7, 0.4, 0))
+    assert raised[..., 0].sum() == raised[..., 1].sum() == 6 ** 3  # what is core is tumour
+
+
+@pytest.mark.parametrize('flat', [False, True])
+def test_only_enclosed_holes_are_filled_and_only_small_ones(flat):
+    mask = np.ones((9, 9, 9), bool)
+    mask[2, 2, 2] = mask[5:7, 5:7, 5:7] = mask[0, 0, 0] = mask[4, 4, 0] = False
+    mask[4, 4, 1:4] = False  # a channel to the border
+    if flat:
+        mask = np.pad(np.ones((5, 5), bool), 2)
+        mask[4, 4] = mask[3, 3] = False  # they touch at a corner alone
+    masks = np.stack([mask] * 3, -1)
+    got = apply(masks, holes=1)[..., 0]
+    if flat:
+        assert got.sum() == 25
+    else:
+        assert got[2, 2, 2] and not got[5:7, 5:7, 5:7].any() and not got[0, 0, 0] and not got[4, 4, :4].any()
+        assert apply(masks, holes=8)[5:7, 5:7, 5:7].all()
+
+
+def test_lesions_of_little_confidence_go_whatever_their_size():
+    masks, probability = boxes(WT=[((0, 0, 0), 6), ((10, 10, 10), 2)]), np.zeros((20, 20, 20, 3), np.float32)
+    probability[:6, :6, :6, 0], probability[10:, 10:, 10:, 0] = 0.55, 0.95
+    assert np.array_equal(apply(masks, probability=probability, confidence=0.6), boxes(WT=[((10, 10, 10), 2)]))
+    assert np.array_equal(apply(masks, probability=probability, confidence=0.5), masks)
+
+
+def test_words_name_regions_and_units():
+    limits = {'component': (50, 0, 100), 'threshold': (0.4, 0, 0)}
+    assert postprocess.told(limits, NAMES) == 'threshold WT 0.4; component WT 50 mm³, ET 100 mm³'
+    assert 'nothing' in postprocess.told({}, NAMES)

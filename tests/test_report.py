@@ -1,6 +1,7 @@
 import base64
 import hashlib
 import json
+import os
 import re
 from html.parser import HTMLParser
 from xml.etree import ElementTree
@@ -105,7 +106,7 @@ def test_the_page_holds_every_section_and_the_numbers(tmp_path):
                  'mm³', '"seed": 0', '0.10.2', 'cpu, cpu', 'lowest Dice', 'highest Dice', 'of checkpoint 40 over',
                  'python main.py --config=configs/x.py', '--mode=evaluate --subset=test'):
         assert text in page.text
-    assert page.tags.count('section') == 9 and page.tags.count('img') == 4
+    assert page.tags.count('section') == 10 and page.tags.count('img') == 4
     assert 'todo' not in [value for _, name, value in page.attributes if name == 'class']
 
 
@@ -134,7 +135,7 @@ def test_where_every_case_has_the_region_the_card_has_one_number(tmp_path):
 def test_names_of_runs_and_checkpoints_are_shown_and_not_obeyed(tmp_path):
     told = {'checkpoint': f'{NASTY}:5', 'seen': NASTY, 'members': [{'run': NASTY, 'checkpoint': 5}] * 2}
     text, page = read(write(with_means(tmp_path, 0.9, 0.9, 7, **told), 'test', [], again=f'python {NASTY}'))
-    assert 'script' not in page.tags and page.text.count(NASTY) >= 5
+    assert page.tags.count('script') == 1 and page.text.count(NASTY) >= 5  # the page's own
 
 
 def test_a_subset_without_annotations_is_unscored_on_every_card_and_in_every_section(tmp_path):
@@ -165,9 +166,9 @@ def test_the_page_loads_nothing_from_anywhere_and_runs_the_viewer_alone(tmp_path
     assert not re.search(r'https?:|@import|url\(', text)
     scripts = re.findall(r'<script([^>]*)>(.*?)</script>', text, re.DOTALL)
     assert [told for told, _ in scripts] == [' type="application/json" class="index"',
-                                             ' type="application/json" class="case"', '']
-    digest = base64.b64encode(hashlib.sha256(scripts[-1][1].encode()).digest()).decode()
-    assert f"style-src 'unsafe-inline'; script-src 'sha256-{digest}'" in text
+                                             ' type="application/json" class="case"', '', '']
+    digests = [base64.b64encode(hashlib.sha256(script.encode()).digest()).decode() for _, script in scripts[-2:]]
+    assert f"style-src 'unsafe-inline'; script-src 'sha256-{digests[0]}' 'sha256-{digests[1]}'" in text
     assert len(page.ids) == len(set(page.ids))
 
 
@@ -193,7 +194,7 @@ def test_a_file_that_is_not_json_is_named(tmp_path, name):
 
 def test_markup_in_names_is_shown_and_not_obeyed(tmp_path):
     text, page = read(write(full(tmp_path, NASTY, NASTY), 'test', [example(NASTY, regions=(NASTY, 'ET'))]))
-    assert page.tags.count('script') == 3 and page.text.count(NASTY) >= 6
+    assert page.tags.count('script') == 4 and page.text.count(NASTY) >= 6
     assert {path.parent for path in tmp_path.rglob('*.png')} == {tmp_path / 'pictures'}
 
 
@@ -247,6 +248,67 @@ def test_numbers_are_written_as_their_metric_asks(value, key, text):
     assert scores_of.number(value, key) == text
 
 
+def with_volumes(folder, name='WT'):
+    """`full`, of which case a was missed, and c invented."""
+    rows = pd.DataFrame({'case': list('abc'), 'group': list('abc'), 'region': name, 'dice': [0.0, 0.75, 0.0],
+                         'volume_reference': [3000.0, 8000.0, 0.0], 'volume_prediction': [0.0, 6000.0, 1000.0]})
+    rows.to_csv(full(folder, name) / 'evaluation/test/cases.csv', index=False)
+    return folder
+
+
+def test_failures_come_first_and_every_case_is_listed_with_links_to_what_is_drawn(tmp_path):
+    text, page = read(write(with_volumes(tmp_path), 'test', [example('b', 'median')]))
+    section = page.text[page.text.index('\nEvery case'):page.text.index('\nCases')]
+    assert 'WT missed altogether in 1 of 3 cases: a' in section
+    assert 'WT predicted where the reference has none in 1 of 3 cases: c' in section
+    assert section.index('missed altogether') < section.index('WT reference')
+    assert re.findall(r'<tr><th scope="row">([abc])</th>', text) == ['a', 'c', 'b']
+    assert text.count('data-walk="0"') == 1 and 'href="#case-1" data-walk="0"' in text
+    assert '<td data-csv="0.75">0.750</td>' in text
+
+
+def test_volumes_are_set_against_the_reference_in_picture_and_words(tmp_path):
+    _, page = read(write(with_volumes(tmp_path), 'test', []))
+    (alt,) = [value for _, name, value in page.attributes if name == 'alt' and 'reference volume' in value]
+    error = np.array([-3, -2, 1])
+    assert f'{error.mean():.2f} ml on average' in alt
+    assert f'between {error.mean() - 1.96 * error.std(ddof=1):.2f} and' in alt
+    assert (tmp_path / 'pictures/volumes.png').exists()
+
+
+def test_fewer_modalities_are_shown_if_they_are_of_these_scores(tmp_path):
+    folder = with_volumes(tmp_path) / 'evaluation/test'
+    pd.DataFrame([{'case': case, 'group': case, 'region': NASTY, 'modalities': f'{NASTY}+t1', 'dice': dice,
+                   'present': case != 'c'} for case, dice in (('a', 0.5), ('b', 0.7), ('c', 1.0))]).to_csv(
+        folder / 'modalities.csv', index=False)
+    text, page = read(write(tmp_path, 'test', []))
+    assert f'{NASTY}+t10.600[' in page.text and 'n = 2' in page.text
+    later = (folder / 'modalities.csv').stat().st_mtime + 5
+    os.utime(folder / 'cases.csv', (later, later))
+    assert 'Fewer modalities' not in read(write(tmp_path, 'test', []))[1].text
+
+
+def test_the_head_says_what_the_data_are_and_leads_to_every_section(tmp_path):
+    folder = with_volumes(tmp_path, NASTY)
+    (folder / 'config.json').write_text(json.dumps(
+        {'data': {'format': 'coco', 'regions': [['caries', [1], 1], [NASTY, [2], 2]]}}))
+    (folder / 'identity.json').write_text(json.dumps({'digest': NASTY}))
+    text, page = read(write(folder, 'test', [example(NASTY)]))
+    assert f'Segmentation of caries, {NASTY} in images (coco), test subset' in page.text
+    assert 'rain' not in page.text[:page.text.index('Result')] and f'checkpoint 40 · data {NASTY} · jax' in page.text
+    links = [value[1:] for tag, name, value in page.attributes if (tag, name) == ('a', 'href')]
+    assert len(re.findall('<section id="', text)) == 11 and set(links) >= set(re.findall('<section id="([^"]+)', text))
+    assert page.tags.count('script') == 4
+
+
+def test_alternative_texts_say_what_a_picture_shows(tmp_path):
+    _, page = read(write(full(tmp_path), 'test', [example()]))
+    alts = [value for _, name, value in page.attributes if name == 'alt']
+    assert ('The image of a, plain and with reference and prediction of WT, ET outlined. Dice WT 0.500, ET 0.500'
+            in alts)
+    assert any(alt.startswith('Dice of every case. WT: median 0.590, from 0.490 to 0.690, 2 cases') for alt in alts)
+
+
 # --- which cases ---
 
 def test_worst_median_and_best_cases_by_mean_dice():
@@ -283,7 +345,7 @@ def test_a_series_is_ascending_finite_and_keeps_the_later_of_a_repeated_step():
              {'step': 2, 'split': 'train', 'loss': 4.0}, {'step': 3, 'split': 'train', 'loss': float('nan')},
              {'step': 4, 'split': 'train', 'loss': None}, {'step': 5, 'split': 'train'},
              {'step': 6, 'split': 'valid', 'loss': 1.0}]
-    steps, values = series(lines, 'train', 'loss')
+    steps, values = series(lines, split='train', key='loss')
     assert steps.tolist() == [1, 2] and values.tolist() == [3.0, 4.0]
 
 

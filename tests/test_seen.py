@@ -116,7 +116,8 @@ def blur(before, after, inside, limit):
 def low_resolution(before, after, inside, limit):
     """By which of the possible coarse grids gives what is seen."""
     side, deep = inside.shape[0], ndimage.distance_transform_edt(inside) > 3
-    smooth, found = jax.jit(jax.vmap(augment.smooth, (0, None, None))), []
+    smooth, found = jax.jit(jax.vmap(lambda x, sigma, factor: augment.smooth(x, sigma=sigma, factor=factor),
+                                    (0, None, None))), []
     coarse = np.arange(side // 4, side + 1)
     errors = [np.abs(np.asarray(smooth(before, 0.0, side / n)) - after)[:, deep].max((1, 2)) for n in coarse]
     assert np.min(errors, 0).max() < 1e-3

@@ -12,6 +12,7 @@ from unet_jax.errors import InputError
 
 oracle = pytest.importorskip('pycocotools.mask', reason='the reference rasteriser is a test dependency')
 
+SIZE = {'height': 6, 'width': 8}
 SQUARE = [2.0, 1.0, 6.0, 1.0, 6.0, 4.0, 2.0, 4.0]
 
 
@@ -22,7 +23,7 @@ def square(height=6, width=8):
 
 
 def draw(segmentation, height=6, width=8):
-    return rasterise(segmentation, height, width, where='x.json, annotation 1')
+    return rasterise(segmentation, height=height, width=width, where='x.json, annotation 1')
 
 
 def runs(mask):
@@ -56,10 +57,10 @@ def test_several_polygons_are_drawn_as_their_union():
 def test_the_area_is_that_of_the_union():
     left, crowd = [0, 0, 3, 0, 3, 6, 0, 6], {'size': [6, 8], 'counts': runs(square())}
     text = {'size': [6, 8], 'counts': oracle.encode(np.asfortranarray(square(), np.uint8))['counts']}
-    assert segmentations.area([left, crowd, text], 6, 8, where='') == (draw(left) | square()).sum()
-    assert segmentations.area([], 6, 8, where='') == 0
+    assert segmentations.area([left, crowd, text], **SIZE, where='') == (draw(left) | square()).sum()
+    assert segmentations.area([], **SIZE, where='') == 0
     with pytest.raises(InputError, match='x: a polygon of 1 points'):
-        segmentations.area([[1, 1]], 6, 8, where='x')
+        segmentations.area([[1, 1]], **SIZE, where='x')
 
 
 def test_points_outside_are_clipped_to_the_image():
@@ -91,7 +92,7 @@ REFUSED = [
 def test_what_cannot_be_drawn_is_refused_with_place_and_reason(form, reason):
     with pytest.raises(InputError, match=f'x.json, annotation 1: .*{reason}'):
         draw(form)
-    assert kind(form, 6, 8)[0] == ('reference' if 'reference' in reason else 'broken')
+    assert kind(form, **SIZE)[0] == ('reference' if 'reference' in reason else 'broken')
 
 
 coordinates = st.floats(-40, 60, allow_subnormal=False) | st.integers(-10, 30)
@@ -102,7 +103,7 @@ coordinates = st.floats(-40, 60, allow_subnormal=False) | st.integers(-10, 30)
                 max_size=3), st.integers(1, 24), st.integers(1, 24))
 def test_random_polygons_are_drawn_as_pycocotools_draws_them(polygons, height, width):
     expected = by_pycocotools([[float(v) for v in p] for p in polygons], height, width)
-    np.testing.assert_array_equal(rasterise(polygons, height, width, where=''), expected)
+    np.testing.assert_array_equal(rasterise(polygons, height=height, width=width, where=''), expected)
 
 
 @settings(max_examples=60, deadline=None)
@@ -112,7 +113,8 @@ def test_run_lengths_give_the_mask_back(height, width, seed):
     size = [height, width]
     counts = oracle.encode(np.asfortranarray(mask, np.uint8))['counts']
     for form in (runs(mask), counts, counts.decode()):
-        np.testing.assert_array_equal(rasterise({'size': size, 'counts': form}, height, width, where=''), mask)
+        drawn = rasterise({'size': size, 'counts': form}, height=height, width=width, where='')
+        np.testing.assert_array_equal(drawn, mask)
 
 
 @settings(max_examples=200, deadline=None)
@@ -132,39 +134,39 @@ def test_any_text_as_run_lengths_is_drawn_or_refused(counts):
     ([[4, 0, 7, 3, 4, 6, 1, 3]], 'polygon'), ({'size': [6, 8], 'counts': runs(square())}, 'rle'),
     ({'file': 'a.h5', 'channel': 2}, 'reference')])
 def test_kinds_are_told_apart(form, expected):
-    assert kind(form, 6, 8) == (expected, '')
+    assert kind(form, **SIZE) == (expected, '')
 
 
 def test_an_empty_segmentation_is_a_box_only_where_the_box_is_one():
-    assert kind([], 6, 8, bbox=[1, 1, 2, 2]) == ('box_only', '')
-    assert kind(None, 6, 8, bbox=['1', 1, 2.5, 2]) == ('box_only', '')
+    assert kind([], **SIZE, bbox=[1, 1, 2, 2]) == ('box_only', '')
+    assert kind(None, **SIZE, bbox=['1', 1, 2.5, 2]) == ('box_only', '')
     for bbox in (None, [], [1, 1, 0, 2], [1, 1, 2], [1, 1, float('nan'), 2], 'box'):
-        what, reason = kind([], 6, 8, bbox=bbox)
+        what, reason = kind([], **SIZE, bbox=bbox)
         assert what == 'broken' and ('bbox' in reason or 'coordinate' in reason)
 
 
 def test_what_covers_no_pixel_is_broken():
     for form in ([[20, 20, 30, 20, 30, 30]], [[3, 3, 3, 3, 3, 3]], {'size': [6, 8], 'counts': [48]}):
-        assert kind(form, 6, 8) == ('broken', 'covers no pixel of the image')
+        assert kind(form, **SIZE) == ('broken', 'covers no pixel of the image')
 
 
 def test_a_filled_box_covers_width_times_height_pixels():
     outline = segmentations.box_polygon([2, 1, 4, 3])
     np.testing.assert_array_equal(draw(outline), square())
-    assert kind(outline, 6, 8) == ('rectangle', '')
+    assert kind(outline, **SIZE) == ('rectangle', '')
 
 
 def test_the_plain_form_is_json_and_stays_as_it_is():
     for form in (SQUARE, {'size': (6, 8), 'counts': b'T1`0'}, {'size': [6, 8], 'counts': (8, 40)}):
-        plain = parse(form, 6, 8)
-        assert parse(json.loads(json.dumps(plain)), 6, 8) == plain
+        plain = parse(form, **SIZE)
+        assert parse(json.loads(json.dumps(plain)), **SIZE) == plain
 
 
 def test_the_masks_that_cvat_drew_are_drawn_to_the_pixel(shared_data):
     dataset = json.loads((shared_data / 'coco-cvat/annotations_coco_cvat.json').read_text())
     for image in dataset['images']:
         polygons = [a['segmentation'] for a in dataset['annotations'] if a['image_id'] == image['id']]
-        mask = np.any([rasterise(p, image['height'], image['width'], where='') for p in polygons], axis=0)
+        mask = np.any([rasterise(p, height=image['height'], width=image['width'], where='') for p in polygons], axis=0)
         stem = image['file_name'].rsplit('/', 1)[-1].rsplit('.', 1)[0]
         expected = np.asarray(Image.open(shared_data / f'coco-cvat/masks/class/{stem}.png').convert('RGB')).any(-1)
         np.testing.assert_array_equal(mask, expected, err_msg=stem)
@@ -175,11 +177,13 @@ def test_an_uncompressed_crowd_is_the_mask_it_was_made_from(shared_data):
     dataset = json.loads((shared_data / 'coco-formats/pycococreator_coco_example.json').read_text())
     crowd = next(a for a in dataset['annotations'] if a['iscrowd'])
     expected = np.asarray(Image.open(shared_data / 'coco-formats/100_crowd_1.png').convert('L')) > 0
-    np.testing.assert_array_equal(rasterise(crowd['segmentation'], 256, 256, where=''), expected)
+    np.testing.assert_array_equal(rasterise(crowd['segmentation'], height=256, width=256, where=''), expected)
 
 
 def test_compressed_results_are_decoded_as_pycocotools_decodes_them(shared_data):
     results = json.loads((shared_data / 'coco-formats/cocoapi_instances_val2014_fakesegm100_results.json').read_text())
     for result in results[::5]:
         rle = result['segmentation']
-        np.testing.assert_array_equal(rasterise(rle, *rle['size'], where=''), oracle.decode(rle).astype(bool))
+        height, width = rle['size']
+        drawn = rasterise(rle, height=height, width=width, where='')
+        np.testing.assert_array_equal(drawn, oracle.decode(rle).astype(bool))

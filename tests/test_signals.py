@@ -86,3 +86,33 @@ def test_a_signal_while_xla_compiles_ends_the_program_within_two_seconds(tmp_pat
     assert done.returncode == 0, (done.returncode, done.stderr[-2000:])
     sent, said = done.stdout.splitlines()[:2]
     assert said.startswith(f'{kind}: stopped, nothing is lost') and ended - float(sent.split()[1]) < 2
+
+
+BUSY = '''
+import hashlib, os, signal, sys, threading
+from unet_jax import signals
+which, kinds = sys.argv[1], sys.argv[2:]
+for k, kind in enumerate(kinds):
+    threading.Timer(0.2 + 0.2 * k, os.kill, [os.getpid(), getattr(signal, kind)]).start()
+with getattr(signals, which)():
+    hashlib.pbkdf2_hmac('sha256', b'', b'', 2 ** 28)  # a minute or more in which Python runs no handler
+'''
+
+
+@pytest.mark.parametrize('which, kinds, status, said', [
+    ('raised', ['SIGTERM'], 0, 'SIGTERM: stopped'), ('noted', ['SIGINT', 'SIGINT'], 130, 'interrupted'),
+    ('noted', ['SIGTERM', 'SIGINT'], 130, 'interrupted')])
+def test_a_signal_ends_a_main_thread_that_runs_no_python(which, kinds, status, said):
+    """As XLA's compiler of jax 0.12 does."""
+    root = Path(__file__).resolve().parents[1]
+    done = subprocess.run([sys.executable, '-c', BUSY, which, *kinds], capture_output=True, text=True, timeout=20,
+                          cwd=root)
+    assert done.returncode == status and said in done.stdout + done.stderr, done
+
+
+def test_one_signal_that_comes_late_is_noted_and_waited_for():
+    root = Path(__file__).resolve().parents[1]
+    shorter = BUSY.replace('2 ** 28', '2 ** 23').replace('():', '() as received:') + '    print(received)'
+    done = subprocess.run([sys.executable, '-c', shorter, 'noted', 'SIGINT'], capture_output=True, text=True,
+                          timeout=20, cwd=root)
+    assert (done.returncode, done.stdout) == (0, "['SIGINT']\n"), done

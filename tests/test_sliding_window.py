@@ -9,6 +9,7 @@ import pytest
 from unet_jax.annotations import labels
 from unet_jax.inference import sliding_window
 from unet_jax.inference.predictor import Predictor
+from unet_jax.inference.temperature import uncertainty
 from unet_jax.pipeline.prepared import Grid, Volume
 from unet_jax.training import sharding
 
@@ -31,10 +32,20 @@ def volume(image, grid=None):
                   grid or Grid(shape, 'LPS', 'LPS', (0, 0, 0), shape))
 
 
+def segment(predictor, prepared, **options):
+    """Region masks (X, Y, Z, R)."""
+    bits = sliding_window.segment(predictor, prepared, **options)
+    return labels.region_masks(bits, predictor.experiment.region_bits)
+
+
+def unsure_of(predictor, prepared):
+    return uncertainty(sliding_window.probability(sliding_window.blend(predictor, prepared)))
+
+
 def averaged(predictor, image, keep=(1.0,)):
     """The blended probabilities (X, Y, Z, R) themselves."""
-    layout = sliding_window.arrange(image.shape[:3], predictor.experiment.settings.size,
-                                    predictor.experiment.config.evaluation.overlap)
+    layout = sliding_window.arrange(image.shape[:3], size=predictor.experiment.settings.size,
+                                    overlap=predictor.experiment.config.evaluation.overlap)
     total, sums = sliding_window.accumulate(predictor, image, layout, np.asarray(keep, image.dtype))
     inside = tuple(slice(b, b + n) for b, n in zip(layout.margin, image.shape))
     return np.asarray(sliding_window.mean(total, sums))[inside]
@@ -54,7 +65,7 @@ def test_a_network_that_returns_its_input_gives_the_volume_back(shape):
     image[np.abs(image - 0.5) < 0.01] = 0.6  # blending may round either way at the threshold
     identity = predictor(lambda p, batch: batch['image'].astype(jnp.float32), regions=2, channels=2)
     assert np.allclose(averaged(identity, image, (1, 1)), image, atol=1e-6)
-    assert np.array_equal(sliding_window.segment(identity, volume(image)), image > 0.5)
+    assert np.array_equal(segment(identity, volume(image)), image > 0.5)
 
 
 def test_one_window_is_the_network_applied_once():
@@ -94,7 +105,7 @@ def test_modalities_that_are_not_kept_are_zero():
     image = np.random.default_rng(3).random((8, 9, 8, 2)).astype(np.float16)
     image[np.abs(image - 0.5) < 0.01] = 0.6
     identity = predictor(lambda p, batch: batch['image'].astype(jnp.float32), regions=2, channels=2)
-    got = sliding_window.segment(identity, volume(image), keep=(False, True))
+    got = segment(identity, volume(image), keep=(False, True))
     assert not got[..., 0].any() and np.array_equal(got[..., 1], image[..., 1] > 0.5)
 
 
@@ -104,7 +115,7 @@ def test_a_cropped_and_turned_volume_comes_back_in_the_files_voxels():
     turned = file.transpose(2, 0, 1)[:, ::-1]  # axes S, R, P from L, P, S
     box = turned[tuple(map(slice, low, high))]
     prepared = volume(box[..., None], Grid(file.shape, 'LPS', 'SRP', low, high))
-    got = sliding_window.segment(predictor(lambda p, batch: batch['image']), prepared)[..., 0]
+    got = segment(predictor(lambda p, batch: batch['image']), prepared)[..., 0]
     inside = np.zeros(turned.shape, bool)
     inside[tuple(map(slice, low, high))] = True
     assert np.array_equal(got, (file > 0.5) & inside[:, ::-1].transpose(1, 2, 0))
@@ -115,8 +126,7 @@ def test_probabilities_not_masks_of_a_resampled_volume_are_interpolated():
     ramp = np.linspace(0.05, 0.95, 10, dtype=np.float32)[:, None, None, None] * np.ones((1, 8, 8, 1), np.float32)
     prepared = volume(ramp, Grid((40, 8, 8), 'LPS', 'LPS', (0, 0, 0), (40, 8, 8)))
     ramps = predictor(lambda p, batch: batch['image'], size=SIZE)
-    found = sliding_window.blend(ramps, prepared)
-    got, unsure = sliding_window.masks(ramps, found), sliding_window.uncertainty(found)
+    got, unsure = segment(ramps, prepared), unsure_of(ramps, prepared)
     assert got.shape == unsure.shape == (40, 8, 8, 1)
     assert np.array_equal(got[:, 4, 4, 0], np.arange(40) >= 20)
     assert unsure[18:22, 4, 4, 0].min() > 90 and unsure[[0, -1], 4, 4, 0].max() < 15
@@ -125,7 +135,7 @@ def test_probabilities_not_masks_of_a_resampled_volume_are_interpolated():
 def test_uncertainty_lies_on_the_files_voxels_and_is_0_where_nobody_looked():
     image = np.random.default_rng(5).random((9, 8, 10)).astype(np.float32)
     prepared = volume(image[..., None], Grid((12, 9, 10), 'LPS', 'LPS', (2, 0, 0), (11, 8, 10)))
-    got = sliding_window.uncertainty(sliding_window.blend(predictor(lambda p, batch: batch['image']), prepared))
+    got = unsure_of(predictor(lambda p, batch: batch['image']), prepared)
     assert got.dtype == np.uint8 and got.shape == (12, 9, 10, 1)
     expected = np.rint(100 - 100 * np.abs(2 * image - 1))
     assert np.abs(got[2:11, :8, :, 0] - expected).max() <= 1 and (got[2:11, :8, :, 0] == expected).mean() > 0.9

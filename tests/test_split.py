@@ -98,9 +98,9 @@ def test_folds_are_whole_groups_of_even_number(groups, k, stratified):
     strata = pd.Series(np.arange(len(groups))) if stratified else None
     if groups.nunique() < k:
         with pytest.raises(InputError, match=f'{k} folds of {groups.nunique()} groups'):
-            k_folds(groups, k, 0, strata=strata)
+            k_folds(groups, k, seed=0, strata=strata)
         return
-    folds = k_folds(groups, k, 0, strata=strata)
+    folds = k_folds(groups, k, seed=0, strata=strata)
     assert (folds.groupby(groups).nunique() == 1).all()
     sizes = groups.groupby(folds).nunique()
     assert sizes.index.tolist() == list(range(k)) and sizes.max() - sizes.min() <= 1
@@ -108,7 +108,7 @@ def test_folds_are_whole_groups_of_even_number(groups, k, stratified):
 
 def test_stratified_folds_have_alike_means():
     size = pd.Series(np.arange(100.0))
-    folds = k_folds(pd.Series([f'p{i}' for i in range(100)]), 5, 0, strata=size)
+    folds = k_folds(pd.Series([f'p{i}' for i in range(100)]), 5, seed=0, strata=size)
     assert np.ptp(size.groupby(folds).mean()) < 8  # unstratified: 15 and more
 
 

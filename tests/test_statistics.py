@@ -144,3 +144,20 @@ def test_groups_pull_the_certainty_of_many_slices_down_to_that_of_patients():
 def test_runs_of_different_lengths_are_refused():
     with pytest.raises(InputError, match='same cases'):
         paired([1, 2], [1, 2, 3])
+
+
+def test_permutation_of_few_tries_all_signs_and_of_many_comes_near_scipy():
+    assert statistics.permutation(np.array([1.0, 2.0, 3.0])) == 2 / 8
+    assert statistics.permutation(np.array([0.1, 0.2, -0.3])) == 1  # a sum of 0, but for rounding
+    differences = np.random.default_rng(3).normal(0.25, 1, size=40)
+    expected = stats.permutation_test((differences,), np.mean, permutation_type='samples', n_resamples=20000, rng=0)
+    assert statistics.permutation(differences) == pytest.approx(expected.pvalue, abs=0.015)
+    assert np.isnan([statistics.permutation(np.array([])), statistics.permutation(np.array([1.0, INF]))]).all()
+    assert paired([1, 2, 3], [2, 4, 6])['p_permutation'] == 2 / 8
+
+
+def test_holm_by_hand():
+    # Sorted 0.01 0.02 0.04: times 3, 2, 1, and none below the one before it
+    assert statistics.holm([0.02, 0.01, 0.04]) == pytest.approx([0.04, 0.03, 0.04])
+    assert statistics.holm([0.03, NAN, 0.02]) == pytest.approx([0.04, NAN, 0.04], nan_ok=True)
+    assert statistics.holm([0.9, 0.8]) == [1, 1]

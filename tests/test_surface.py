@@ -178,8 +178,8 @@ def test_a_tolerance_of_one_step_reaches_one_step_wherever_it_starts(start):
 
 
 def test_deepmind_weights_distances_by_area():
-    assert surface.weighted_percentile(np.array([3.0, 1.0, 2.0]), np.array([2.0, 96.0, 2.0]), 95) == 1
-    assert surface.weighted_percentile(np.array([3.0, 1.0, 2.0]), np.array([2.0, 90.0, 8.0]), 95) == 2
+    assert surface.weighted_percentile(np.array([3.0, 1.0, 2.0]), weights=np.array([2.0, 96.0, 2.0]), percent=95) == 1
+    assert surface.weighted_percentile(np.array([3.0, 1.0, 2.0]), weights=np.array([2.0, 90.0, 8.0]), percent=95) == 2
 
 
 def test_areas_of_elements_by_hand():

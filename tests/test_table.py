@@ -37,13 +37,13 @@ def test_a_score_holds_what_the_other_modules_measure():
     scores = measure.score(reference, prediction, spacing=spacing, tolerance=2.0, lesion='MET')
     c = overlap.counts(reference, prediction)
     assert list(scores) == ['dice', 'iou', 'sensitivity', 'specificity', 'hd95', 'surface_dice', 'lesion_dice',
-                            'lesion_hd95', 'lesion_tp', 'lesion_fn', 'lesion_fp', 'tp', 'fp', 'fn', 'tn',
+                            'lesion_nsd', 'lesion_hd95', 'lesion_tp', 'lesion_fn', 'lesion_fp', 'tp', 'fp', 'fn', 'tn',
                             'volume_reference', 'volume_prediction']
     assert (scores['dice'], scores['iou']) == (overlap.dice(c), overlap.iou(c))
     assert (scores['sensitivity'], scores['specificity']) == (overlap.sensitivity(c), overlap.specificity(c))
     assert scores['hd95'] == surface.hd95(reference, prediction, spacing=spacing)
     assert scores['surface_dice'] == surface.surface_dice(reference, prediction, spacing=spacing, tolerance=2.0)
-    wise = lesions.lesion_wise(reference, prediction, spacing=spacing, challenge='MET')
+    wise = lesions.lesion_wise(reference, prediction, spacing=spacing, challenge='MET', tolerance=2.0)
     assert {key: scores[key] for key in wise} == wise
     assert (scores['volume_reference'], scores['volume_prediction']) == (160 * 3.0, 150 * 3.0)
 
@@ -161,7 +161,8 @@ def test_written_files_read_back_equal(tmp_path):
     pd.testing.assert_frame_equal(summaries.read_cases(tmp_path / 'new' / 'folder'), cases, check_dtype=False)
     stored = json.loads((tmp_path / 'new' / 'folder' / 'summary.json').read_text(encoding='utf-8'))
     assert stored == summary(cases, 'monai')
-    assert sorted(path.name for path in (tmp_path / 'new' / 'folder').iterdir()) == ['cases.csv', 'summary.json']
+    names = sorted(path.name for path in (tmp_path / 'new' / 'folder').iterdir())
+    assert names == ['cases.csv', 'summary.csv', 'summary.json']
 
 
 def test_every_digit_is_kept(tmp_path):
@@ -211,59 +212,70 @@ def test_numbers_stand_below_each_other():
     assert len({row.index('..') for row in rows if '..' in row and '- ..' not in row}) == 1
 
 
+def compared(a, b):
+    return comparison.compare({'a': a, 'b': b})
+
+
+def differences(a, b):
+    (pair,) = compared(a, b)['pairs']
+    return pair['regions']['WT']
+
+
 def test_a_comparison_by_hand():
     better = CASES.assign(dice=[0.6, 1.0, 0.2], hd95=[2.0, 0.0, 300.0])
-    compared = comparison.compare(CASES, better)
-    dice, hd95 = (compared['regions']['WT'][name] for name in ('dice', 'hd95'))
-    assert (compared['cases'], compared['only_a'], compared['only_b']) == (3, [], [])
+    found = compared(CASES, better)
+    dice, hd95 = (found['pairs'][0]['regions']['WT'][name] for name in ('dice', 'hd95'))
+    assert found['cases'] == 3 and [one['run'] for one in found['ranking']] == ['b', 'a']
     assert dice['difference'] == pytest.approx(0.1)
     assert (dice['wins'], dice['ties'], dice['losses']) == (2, 1, 0)
     assert (hd95['wins'], hd95['ties'], hd95['losses']) == (2, 1, 0)  # less is better
 
 
 def test_a_comparison_draws_patients():
-    compared = comparison.compare(CASES, CASES.assign(dice=[0.6, 1.0, 0.2]))['regions']['WT']['dice']
+    dice = differences(CASES, CASES.assign(dice=[0.6, 1.0, 0.2]))['dice']
     # Differences 0.1, 0 of patient p and 0.2 of q: resamples p p, p q, q q.
-    assert (compared['low'], compared['high']) == pytest.approx((0.05, 0.2))
+    assert (dice['low'], dice['high']) == pytest.approx((0.05, 0.2))
 
 
 def test_a_comparison_has_the_cases_with_the_region_apart():
     """Of CASES only the first has it: there b is worse, though it is better on the whole."""
-    found = comparison.compare(CASES, CASES.assign(dice=[0.4, 1.0, 1.0]))
-    dice = found['regions']['WT']['dice']
+    worse = CASES.assign(dice=[0.4, 1.0, 1.0])
+    dice = differences(CASES, worse)['dice']
     assert dice['difference'] == pytest.approx(0.3) and dice['with_region']['difference'] == pytest.approx(-0.1)
     assert (dice['n'], dice['with_region']['n'], dice['with_region']['losses']) == (3, 1, 1)
-    assert 'dice, with region' in table.comparison_text(found)
+    assert 'dice, with region' in table.comparison_text(compared(CASES, worse))
 
 
 def test_runs_scored_against_other_annotations_are_refused():
-    with pytest.raises(InputError, match="case 'a', region 'WT' has 4 voxels in the reference of the first and 5"):
-        comparison.compare(CASES, CASES.assign(fn=[3, 0, 0]))
+    with pytest.raises(InputError, match="'a', region 'WT' has 4 voxels in the reference of a and 5 in that of b"):
+        compared(CASES, CASES.assign(fn=[3, 0, 0]))
 
 
 def test_the_order_of_rows_does_not_matter():
     better = CASES.assign(dice=[0.6, 1.0, 0.2])
-    assert comparison.compare(CASES, better.iloc[::-1]) == comparison.compare(CASES, better)
+    assert compared(CASES, better.iloc[::-1]) == compared(CASES, better)
 
 
-def test_cases_of_one_run_only_are_named():
-    compared = comparison.compare(CASES.iloc[:2], CASES.iloc[1:])
-    assert (compared['cases'], compared['only_a'], compared['only_b']) == (1, ['a WT'], ['c WT'])
-    text = table.comparison_text(compared)
-    assert 'Only in a: a WT' in text and 'Only in b: c WT' in text and '1 cases in common' in text
+@pytest.mark.parametrize(('a', 'b', 'lonely'), [(CASES, CASES.iloc[1:], 'a'), (CASES.iloc[:1], CASES, 'b'),
+                                                (CASES.iloc[:1], CASES.iloc[1:], 'a')])
+def test_runs_of_other_cases_are_refused(a, b, lonely):
+    with pytest.raises(InputError, match=f'cases and regions are in the scores of {lonely} alone, such as '):
+        compared(a, b)
 
 
 def test_a_comparison_is_json_and_text_whatever_is_undefined():
-    undefined = CASES.assign(dice=NAN, hd95=INF)
-    compared = comparison.compare(CASES, undefined)
-    assert json.loads(json.dumps(compared, allow_nan=False)) == compared
-    assert compared['regions']['WT']['dice']['difference'] is None
-    assert 'nan' not in table.comparison_text(compared)
+    found = compared(CASES, CASES.assign(dice=NAN, hd95=INF))
+    assert json.loads(json.dumps(found, allow_nan=False)) == found
+    assert found['pairs'][0]['regions']['WT']['dice']['difference'] is None
+    assert 'nan' not in table.comparison_text(found)
 
 
-def test_runs_without_a_common_case_are_refused():
-    with pytest.raises(InputError, match="no case in common: 'a WT'"):
-        comparison.compare(CASES.iloc[:1], CASES.iloc[1:])
+def test_equal_runs_share_the_better_rank_and_two_empty_masks_are_the_best():
+    tables = {'a': CASES.assign(dice=[0.5, NAN, 0.0]), 'b': CASES.assign(dice=[0.5, 0.0, 0.0]),
+              'c': CASES.assign(dice=[0.9, NAN, 0.2])}
+    ranks = comparison.rank(tables, ['dice'])
+    assert ranks[['a', 'b', 'c']].to_numpy().tolist() == [[2, 2, 1], [1, 3, 1], [2, 2, 1]]
+    assert comparison.rank(tables, ['hd95'])[['a', 'b', 'c']].to_numpy().tolist() == [[1, 1, 1]] * 3
 
 
 def test_a_real_case_of_three_regions_moved_by_two_voxels(shared_data):
@@ -285,3 +297,11 @@ def test_scores_can_be_written_as_json():
     mask = np.arange(64).reshape(4, 4, 4) % 3 == 0
     found = measure.score(mask, ~mask, spacing=(1.0, 1.0, 1.0), lesion='GLI')
     assert json.loads(json.dumps(found)) == pytest.approx(found, nan_ok=True)
+
+
+def test_the_means_are_a_table_of_both_kinds(tmp_path):
+    summaries.write(tmp_path, CASES, summary())
+    found = pd.read_csv(tmp_path / 'summary.csv').set_index(['region', 'metric', 'cases'])
+    assert found.loc['WT', 'dice', 'all'][['mean', 'n']].tolist() == [0.5, 3]  # two of three have no tumour
+    assert found.loc['WT', 'dice', 'with region'][['mean', 'n']].tolist() == [0.5, 1]
+    assert 'tp' not in found.index.get_level_values('metric')

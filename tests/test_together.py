@@ -149,17 +149,6 @@ def test_one_member_whose_loss_is_not_finite_ends_all_with_everything_saved(tmp_
     assert steps[0] == steps[1] >= 2
 
 
-def test_sharded_parameters_are_refused(tmp_path):
-    with pytest.raises(InputError, match='config.train.seeds trains in one process'):
-        together.train(members(tmp_path, fsdp=2))
-
-
-@pytest.mark.parametrize('settings', [{'resident': True}, {'steps_per_dispatch': 2}])
-def test_options_of_a_single_run_are_refused(tmp_path, settings):
-    with pytest.raises(InputError, match='neither with config.train.resident'):
-        together.train(members(tmp_path, **settings))
-
-
 def test_seeds_without_a_common_step_are_not_started_anew(both, tmp_path):
     folders = [both / 'seed_0/checkpoints', tmp_path / 'seed_5/checkpoints']
     with pytest.raises(InputError, match='no step is there.*seed_5.*none'):

@@ -7,7 +7,7 @@ from hypothesis.extra import numpy as arrays
 
 from unet_jax.errors import InputError
 from unet_jax.evaluation.uncertainty import THRESHOLDS, qu_brats
-from unet_jax.inference.predictor import uncertainty
+from unet_jax.inference.temperature import uncertainty
 
 REFERENCE = np.array([[1, 1, 0, 0]], bool)
 PREDICTION = np.array([[1, 0, 1, 0]], bool)  # one true positive, false negative, false positive, true negative
@@ -16,7 +16,7 @@ PREDICTION = np.array([[1, 0, 1, 0]], bool)  # one true positive, false negative
 def scores(reference, prediction, unsure, brain=None):
     """(score, area of Dice, of filtered true positives, of filtered true negatives)."""
     unsure = np.broadcast_to(np.asarray(unsure, np.uint8), reference.shape)
-    return tuple(qu_brats(reference, prediction, unsure, brain=brain).values())
+    return tuple(qu_brats(reference, prediction, uncertainty=unsure, brain=brain).values())
 
 
 def test_who_is_always_sure_gets_two_thirds_and_a_third_of_dice():
@@ -85,7 +85,7 @@ def test_any_case_scores_as_threshold_by_threshold(case):
 @pytest.mark.parametrize('unsure', [np.full((1, 4), 0.5), np.full((1, 4), 101, np.uint8), np.zeros((4, 1), np.uint8)])
 def test_maps_that_do_not_fit_are_refused(unsure):
     with pytest.raises(InputError, match='expected uint8 .1, 4. from 0 to 100'):
-        qu_brats(REFERENCE, PREDICTION, unsure)
+        qu_brats(REFERENCE, PREDICTION, uncertainty=unsure)
 
 
 def test_one_half_is_most_unsure_and_both_ends_are_sure():

@@ -13,7 +13,8 @@ def config(**fields):
     return ConfigDict({
         'features': (4, 6, 8), 'encoder_blocks': (1, 1, 1), 'decoder_blocks': (1, 1), 'block': 'plain',
         'norm': 'instance', 'groups': 2, 'activation': 'leaky_relu', 'downsample': 'conv', 'stem': 1,
-        'attention_gates': False, 'deep_supervision': 0, 'dtype': 'float32', 'remat': False} | fields)
+        'strides': (), 'kernels': (), 'attention_gates': False, 'deep_supervision': 0, 'dtype': 'float32',
+        'remat': False} | fields)
 
 
 def network(spatial, channels=2, seed=0, **fields):
@@ -34,12 +35,12 @@ apply_deep = jax.jit(unet.apply_deep, static_argnums=0)
 
 # The reference: one image (*S, C) at a time, float64, written from the definitions with loops.
 
-def ref_conv(x, p, stride=1):
+def ref_conv(x, p, stride):
     kernel = np.asarray(p['kernel'], np.float64)
     x = np.pad(x, [(s // 2, s // 2) for s in kernel.shape[:-2]] + [(0, 0)])
     maps = [sum(correlate(x[..., c], kernel[..., c, f], 'valid', 'direct') for c in range(x.shape[-1]))
             for f in range(kernel.shape[-1])]
-    y = np.stack(maps, -1)[(slice(None, None, stride),) * (x.ndim - 1)]
+    y = np.stack(maps, -1)[tuple(slice(None, None, n) for n in stride)]
     return y + np.asarray(p.get('bias', 0.0), np.float64)
 
 
@@ -52,7 +53,7 @@ def ref_norm(x, p, groups):
     return y * np.asarray(p['scale'], np.float64) + np.asarray(p['bias'], np.float64)
 
 
-def ref_unit(x, p, c, stride=1):
+def ref_unit(x, p, c, stride):
     y = ref_conv(x, p['conv'], stride)
     return y if c.norm == 'none' else ref_norm(y, p['norm'], c.groups if c.norm == 'group' else y.shape[-1])
 
@@ -62,10 +63,10 @@ def ref_act(x, c):
             'silu': x / (1 + np.exp(-x))}[c.activation]
 
 
-def ref_pool(x, reduce):
-    y = np.empty([s // 2 for s in x.shape[:-1]] + [x.shape[-1]])
+def ref_pool(x, reduce, sides):
+    y = np.empty([s // n for s, n in zip(x.shape[:-1], sides, strict=True)] + [x.shape[-1]])
     for index in np.ndindex(*y.shape[:-1]):
-        block = x[tuple(slice(2 * i, 2 * i + 2) for i in index)]
+        block = x[tuple(slice(n * i, n * i + n) for i, n in zip(index, sides, strict=True))]
         y[index] = reduce(block.reshape(-1, x.shape[-1]), 0)
     return y
 
@@ -74,65 +75,73 @@ def ref_block(x, p, c, stride):
     y = ref_act(ref_unit(x, p['first'], c, stride), c)
     if c.block == 'plain':
         return y
-    y = ref_unit(y, p['second'], c)
-    x = ref_pool(x, np.mean) if stride == 2 else x
-    return ref_act(y + (ref_unit(x, p['skip'], c) if 'skip' in p else x), c)
+    once = (1,) * len(stride)
+    y = ref_unit(y, p['second'], c, once)
+    x = ref_pool(x, np.mean, stride)
+    return ref_act(y + (ref_unit(x, p['skip'], c, once) if 'skip' in p else x), c)
 
 
-def ref_blocks(x, params, name, count, c, stride=1):
+def ref_blocks(x, params, name, count, c, stride):
     for k in range(count):
-        x = ref_block(x, params[f'{name}_block_{k}'], c, stride if k == 0 else 1)
+        x = ref_block(x, params[f'{name}_block_{k}'], c, stride if k == 0 else (1,) * len(stride))
     return x
 
 
 def ref_up(y, block):
-    """Every pixel becomes a block of side `block`: its channels, in equal parts, go to the block's positions."""
-    out = np.empty([s * block for s in y.shape[:-1]] + [y.shape[-1] // block ** (y.ndim - 1)])
-    for k, offset in enumerate(np.ndindex(*(block,) * (y.ndim - 1))):
-        out[tuple(slice(o, None, block) for o in offset)] = y[..., k * out.shape[-1]:(k + 1) * out.shape[-1]]
+    """Every pixel becomes a block of these sides: its channels, in equal parts, go to the block's positions."""
+    out = np.empty([s * n for s, n in zip(y.shape[:-1], block, strict=True)] + [y.shape[-1] // int(np.prod(block))])
+    for k, offset in enumerate(np.ndindex(*block)):
+        places = tuple(slice(o, None, n) for o, n in zip(offset, block, strict=True))
+        out[places] = y[..., k * out.shape[-1]:(k + 1) * out.shape[-1]]
     return out
 
 
 def ref_down(x, block):
-    offsets = np.ndindex(*(block,) * (x.ndim - 1))
-    return np.concatenate([x[tuple(slice(o, None, block) for o in offset)] for offset in offsets], -1)
+    return np.concatenate([x[tuple(slice(o, None, n) for o, n in zip(offset, block, strict=True))]
+                           for offset in np.ndindex(*block)], -1)
 
 
-def ref_twice(x, axis):
-    """Linear interpolation to twice the size, pixel centres at ½, beyond the outermost centres constant."""
+def ref_enlarged(x, axis, factor):
+    """Linear interpolation to so many times the size, pixel centres at ½, beyond the outermost centres constant."""
     n = x.shape[axis]
-    at = (np.arange(2 * n) + 0.5) / 2 - 0.5
+    at = (np.arange(factor * n) + 0.5) / factor - 0.5
     return np.apply_along_axis(lambda line: np.interp(at, np.arange(n), line), axis, x)
 
 
-def ref_gate(x, g, p):
-    q = ref_down(x, 2) @ np.asarray(p['skip']['kernel'], np.float64) + g @ p['gate']['kernel'] + p['gate']['bias']
+def ref_gate(x, g, p, block):
+    q = ref_down(x, block) @ np.asarray(p['skip']['kernel'], np.float64) + g @ p['gate']['kernel'] + p['gate']['bias']
     alpha = 1 / (1 + np.exp(-(np.maximum(q, 0) @ p['psi']['kernel'] + p['psi']['bias'])))
-    for axis in range(x.ndim - 1):
-        alpha = ref_twice(alpha, axis)
+    for axis, factor in enumerate(block):
+        alpha = ref_enlarged(alpha, axis, factor)
     return x * alpha
 
 
 def ref_unet(image, params, c):
     last, size = len(c.features) - 1, image.shape[:-1]
-    multiple = c.stem * 2**last
-    x = np.pad(image.astype(np.float64), [(0, -s % multiple) for s in size] + [(0, 0)], 'edge')
-    x = ref_down(x, c.stem)
+    d = len(size)
+    given = np.array(c.strides or ((1,) * d, *((2,) * d,) * last))
+    strides, once, stem = list(map(tuple, given)), (1,) * d, tuple(c.stem * given[0])
+    whole = c.stem * given.prod(0)
+    x = np.pad(image.astype(np.float64), [(0, -s % n) for s, n in zip(size, whole, strict=True)] + [(0, 0)], 'edge')
+    x = ref_down(x, stem)
     skips, logits = [], []
     for level in range(last + 1):
-        stride = 2 if level and c.downsample == 'conv' else 1
-        x = ref_pool(x, np.max) if level and c.downsample == 'max' else x
+        stride = strides[level] if level and c.downsample == 'conv' else once
+        x = ref_pool(x, np.max, strides[level]) if level and c.downsample == 'max' else x
         x = ref_blocks(x, params, f'encoder_{level}', c.encoder_blocks[level], c, stride)
         skips.append(x)
     for level in range(last - 1, -1, -1):
-        skip = ref_gate(skips[level], x, params[f'gate_{level}']) if c.attention_gates else skips[level]
+        skip = skips[level]
+        if c.attention_gates:
+            skip = ref_gate(skip, x, params[f'gate_{level}'], strides[level + 1])
         up = params[f'up_{level}']
-        x = ref_up(x @ np.asarray(up['dense']['kernel'], np.float64), 2) + np.asarray(up['bias'])
-        x = ref_blocks(np.concatenate([skip, x], -1), params, f'decoder_{level}', c.decoder_blocks[level], c)
+        x = ref_up(x @ np.asarray(up['dense']['kernel'], np.float64), strides[level + 1]) + np.asarray(up['bias'])
+        x = ref_blocks(np.concatenate([skip, x], -1), params, f'decoder_{level}', c.decoder_blocks[level], c, once)
         if level <= c.deep_supervision:
             head = params[f'head_{level}']
-            y = ref_up(x @ np.asarray(head['kernel'], np.float64) + np.asarray(head['bias']), c.stem)
-            logits.insert(0, y[tuple(slice(int(np.ceil(s / 2**level))) for s in size)])
+            y = ref_up(x @ np.asarray(head['kernel'], np.float64) + np.asarray(head['bias']), stem)
+            factors = given[1:level + 1].prod(0)
+            logits.insert(0, y[tuple(slice(int(np.ceil(s / n))) for s, n in zip(size, factors, strict=True))])
     return logits
 
 
@@ -144,7 +153,12 @@ def ref_unet(image, params, c):
     ((5, 6, 7), {'activation': 'tanh', 'deep_supervision': 1}),
     ((6, 5, 9), {'features': (4, 6), 'encoder_blocks': (1, 1), 'decoder_blocks': (1,), 'block': 'residual',
                  'norm': 'group', 'attention_gates': True, 'stem': 2}),
-    ((4, 6, 5), {'norm': 'none', 'downsample': 'max', 'block': 'residual'})])
+    ((4, 6, 5), {'norm': 'none', 'downsample': 'max', 'block': 'residual'}),
+    ((9, 6, 3), {'strides': ((1, 1, 1), (2, 2, 1), (3, 2, 2)), 'kernels': ((3, 3, 1), (5, 3, 1), (3, 3, 3)),
+                 'deep_supervision': 1, 'attention_gates': True}),
+    ((5, 12), {'strides': ((1, 2), (2, 3), (1, 2)), 'kernels': ((1, 3), (3, 3), (3, 1)), 'stem': 2,
+               'block': 'residual'}),
+    ((8, 9), {'strides': ((1, 1), (1, 2), (2, 1)), 'downsample': 'max', 'block': 'residual'})])
 def test_the_network_agrees_with_a_float64_reference_weight_for_weight(spatial, fields):
     module, params = network(spatial, **fields)
     image = picture(spatial)
@@ -154,6 +168,16 @@ def test_the_network_agrees_with_a_float64_reference_weight_for_weight(spatial, 
         assert len(found) == len(wanted) == 1 + fields.get('deep_supervision', 0)
         for a, b in zip(found, wanted, strict=True):
             np.testing.assert_allclose(a[sample], b, atol=1e-4)
+
+
+@pytest.mark.parametrize('spatial', [(9, 6), (5, 6, 7)])
+def test_strides_and_kernels_written_out_are_the_same_network_bit_for_bit(spatial):
+    d, image = len(spatial), picture(spatial)
+    found = []
+    for fields in ({}, {'strides': ((1,) * d, (2,) * d, (2,) * d), 'kernels': ((3,) * d,) * 3}):
+        module, params = network(spatial, deep_supervision=1, block='residual', **fields)
+        found.append((params, apply_deep(module, params, image)))
+    jax.tree.map(np.testing.assert_array_equal, *found)
 
 
 def test_the_published_unet_has_31030658_parameters():
@@ -263,6 +287,7 @@ def test_the_key_decides_the_initial_weights():
     ({'norm': 'batch'}, 'batch'), ({'norm': 'group', 'groups': 4}, 'divide'),
     ({'norm': 'group', 'groups': 0}, 'groups'), ({'activation': 'one_hot'}, 'one_hot'),
     ({'downsample': 'mean'}, 'mean'), ({'stem': 0}, 'stem'),
+    ({'strides': ((1, 1), (2, 2))}, 'strides.*each of the 3 levels'), ({'kernels': ((3, 3),)}, 'kernels'),
     ({'deep_supervision': 2}, '1 coarser'), ({'dtype': 'float16'}, 'float16')])
 def test_impossible_configs_are_refused_by_field_and_value(fields, message):
     with pytest.raises(InputError, match=message):

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import scipy
 from PIL import Image
+from test_report import with_volumes
 
 from unet_jax import phantom
 from unet_jax.report import html, overlays, viewer, viewer_pack
@@ -372,3 +373,19 @@ def test_without_webgl_the_planes_stay_and_it_is_said(tmp_path, pages):
         assert 'No WebGL' in page.run('document.querySelector(".none").innerText')
         assert len(np.unique(canvas(page, 'axial').reshape(-1, 3), axis=0)) > 50
         assert [text for text in page.complaints() if 'WebGL' not in text] == []
+
+
+@needs_chromium
+def test_the_table_of_cases_opens_the_viewer_and_tables_are_copied(page, example, tmp_path, monkeypatch):
+    monkeypatch.setattr(overlays, 'DPI', 30)
+    shown = [example._replace(case='a'), example._replace(case='b', kind='best')]
+    show(page, html.write(with_volumes(tmp_path), 'test', shown))
+    page.run('document.querySelector(\'a[data-walk="1"]\').click()')
+    assert page.wait(f'{VIEW}.dataset.whole === "b"') < 10
+    page.run('navigator.clipboard.writeText = async text => { window.held = text }')
+    for number in range(2):
+        page.run(f'document.querySelectorAll("button.copy")[{number}].click()')
+        page.wait(f'document.querySelectorAll("button.copy")[{number}].textContent === "Copied"')
+        text = page.run('held')
+        assert ('WT,dice,all,0.87654,' if not number else '\na,,0.0,3000.0,0.0\n') in text
+    assert page.complaints() == []

@@ -11,29 +11,33 @@ from absl import app, flags
 from absl import logging as absl_logging
 from ml_collections import ConfigDict, config_flags
 
-from unet_jax import signals
+from unet_jax import shipped, signals
 from unet_jax.config import FIELDS, build, check_name, flat, read_typed
 from unet_jax.errors import InputError
 from unet_jax.fields import truth
-from unet_jax.formats import inputs
+from unet_jax.formats import inputs, recognise
 from unet_jax.workdir import default_folder, load_config
 
-flags.DEFINE_enum('mode', 'train', ['annotate', 'train', 'evaluate', 'predict', 'compare', 'plan'], 'What to do.')
-flags.DEFINE_string('workdir', None, 'Where everything is written; runs/<config>-<data set> by default.')
-flags.DEFINE_string('subset', 'test', 'evaluate, compare: which subset.')
+flags.DEFINE_enum('mode', 'train', ['annotate', 'train', 'evaluate', 'predict', 'compare', 'plan', 'export', 'report'],
+                  'What to do.')
+flags.DEFINE_string('workdir', None, 'Where everything is written; runs/<config>-<data set> by default. To '
+                    'evaluate and predict also a model file, which --mode=export writes.')
+flags.DEFINE_string('subset', 'test', 'evaluate, compare, report: which subset.')
 flags.DEFINE_string('checkpoint', 'best', "evaluate, predict: 'best', 'latest', a step; best,400 averages.")
-flags.DEFINE_list('ensemble', [], 'evaluate, predict: more work directories, such as other folds, to average with.')
-flags.DEFINE_string('other', None, 'compare: the work directory to compare --workdir with; both evaluated before.')
+flags.DEFINE_list('ensemble', [], 'evaluate, predict: more work directories or model files, to average with.')
+flags.DEFINE_list('other', [], 'compare, evaluate: the work directories, evaluated before, to compare --workdir with.')
 flags.DEFINE_multi_string('input', [], 'predict: images, HDF5 slices, NIfTI files or cases, or folders of them; "*" '
                           'and lists with commas too, and what stands on the command line without a flag.')
-flags.DEFINE_string('output', None, 'predict: the folder for masks and overlays; <workdir>/predictions by default.')
+flags.DEFINE_string('output', None, 'predict: the folder for masks and overlays; <workdir>/predictions by default. '
+                    'evaluate: the folder for all results. export: the model file; <workdir>/model.zip by default.')
+flags.DEFINE_boolean('report', False, 'predict: also a page for each case.')
 flags.DEFINE_float('memory', None, 'plan: GB that each device may use; all that it has by default.')
 flags.DEFINE_list('target', [], 'plan: devices that need not be here, such as v5e:4x4,v5p:2x2x1,h100:8.')
 flags.DEFINE_list('allow_changes', [], 'train: fields in which a run that goes on may differ, as train.steps.')
 flags.DEFINE_boolean('distributed', None, 'One of several processes; found out under SLURM, Kubernetes and Cloud TPU.')
 # fields of the config are taken from the command line here, by its table, so ml_collections is shown none
-config_flags.DEFINE_config_file('config', None, 'A file of configs/; a work directory has its own, saved, config.',
-                                sys_argv=[])
+config_flags.DEFINE_config_file('config', None, 'A file, or a shipped config by its name; a work directory has its '
+                                'own, saved, config.', sys_argv=[])
 FLAGS = flags.FLAGS
 OVERRIDE = re.compile(r'--?(no)?config\.([^=]+)(?:=(.*))?', re.DOTALL)
 
@@ -45,21 +49,22 @@ def parse(argv: list[str]) -> list[str]:
     """
     rest, typed = take_fields(FLAGS.read_flags_from_files(argv, force_gnu=True))
     FLAGS.set_gnu_getopt()  # flags may stand behind inputs
-    extra = FLAGS([rest[0], *(expand_config(part) for part in rest[1:])])[1:]
-    for name in ('workdir', 'output', 'other'):
+    extra = FLAGS(find_config(rest))[1:]
+    for name in ('workdir', 'output'):
         if FLAGS[name].value:
             FLAGS[name].value = expand(FLAGS[name].value, name)
-    FLAGS.ensemble = [expand(path, 'ensemble') for path in FLAGS.ensemble if path]
+    for name in ('ensemble', 'other'):
+        FLAGS[name].value = [expand(path, name) for path in FLAGS[name].value if path]
     given = FLAGS.config is not None
     if not given and FLAGS.workdir is None:
         raise InputError('name what to run: --config=configs/phantom.py needs no data, '
                          '--workdir=DIR goes on with a run')
-    config = FLAGS.config if given else load_config(Path(FLAGS.workdir))
+    config = FLAGS.config if given else load_config(run_of(Path(FLAGS.workdir)))
     values = flat(config)  # a config file that cannot be read says so only when it is looked into
     FLAGS['config'].value = build({**values, **{name: read_typed(name, value) for name, value in typed.items()}})
     if FLAGS.workdir is None:
         named = config_flags.get_config_filename(FLAGS['config'])
-        FLAGS.workdir = str(default_folder(named, FLAGS.config.data.root))
+        FLAGS.workdir = str(default_folder(named, root=FLAGS.config.data.root))
     if extra and FLAGS.mode != 'predict':
         raise InputError(f'{" ".join(extra)}: stands without a flag, and --mode={FLAGS.mode} takes no files; a value '
                          'belongs to its flag, as in --workdir=DIR, without spaces about the =')
@@ -68,6 +73,12 @@ def parse(argv: list[str]) -> list[str]:
     if FLAGS.target and FLAGS.mode != 'plan':
         raise InputError(f'--target={",".join(FLAGS.target)}: is for --mode=plan, and the mode is {FLAGS.mode}')
     return [argv[0], *map(str, inputs.existing([*FLAGS.input, *extra]))] if FLAGS.mode == 'predict' else argv[:1]
+
+
+def run_of(folder: Path) -> Path:
+    """The work directory that --workdir names: for --mode=compare also by one of the results in it."""
+    inside = FLAGS.mode == 'compare' and folder.parent.name in ('ensembles', 'interim')
+    return folder.parent.parent if inside else folder
 
 
 def take_fields(argv: Sequence[str]) -> tuple[list[str], dict[str, str]]:
@@ -105,10 +116,19 @@ def expand(path: str, flag: str) -> str:
     return found
 
 
-def expand_config(part: str) -> str:
-    """An argument, with the home folder in the path that --config=PATH names, as absl opens it at once."""
-    flag, equals, value = part.partition('=')
-    return f'{flag}={expand(value, "config")}' if equals and flag in ('--config', '-config') else part
+def find_config(argv: Sequence[str]) -> list[str]:
+    """The command line with the file that --config means (`shipped.find`), which absl opens at once."""
+    found, parts = [], iter(argv)
+    for part in parts:
+        flag, equals, value = part.partition('=')
+        if part == '--':
+            return [*found, part, *parts]
+        if flag in ('--config', '-config') and (value := value if equals else next(parts, '')):
+            path, told = shipped.find(expand(value, 'config'))
+            print(told, end='\n' if told else '')
+            part = f'--config={path}'
+        found.append(part)
+    return found
 
 
 def main(argv: list[str]) -> None:
@@ -119,10 +139,12 @@ def main(argv: list[str]) -> None:
     if FLAGS.target:
         from unet_jax.compiled import targets
         targets.start_on_cpu()
-    config, folder = FLAGS.config, Path(FLAGS.workdir)
+    told: list[str] = []
+    config, folder = recognise.resolve(FLAGS.config, told.append), Path(FLAGS.workdir)
     with signals.raised():
         start.start(config, folder, distributed=FLAGS.distributed, mode=FLAGS.mode, output=FLAGS.output)
         with processes.among_peers():
+            processes.by_the_first(lambda: print(*told, sep='\n', end='\n' * bool(told)), 'recognise')
             run_mode(config, folder, tuple(argv[1:]))
 
 
@@ -137,17 +159,24 @@ def run_mode(config: ConfigDict, folder: Path, sources: tuple[str, ...]) -> None
         train.train(config, folder, allow=tuple(FLAGS.allow_changes))
     elif FLAGS.mode == 'evaluate':
         from unet_jax.modes import evaluate
-        evaluate.evaluate(config, folder, subset=FLAGS.subset, which=FLAGS.checkpoint, ensemble=FLAGS.ensemble)
+        evaluate.evaluate(config, folder, subset=FLAGS.subset, which=FLAGS.checkpoint, ensemble=FLAGS.ensemble,
+                          output=FLAGS.output, other=FLAGS.other)
     elif FLAGS.mode == 'plan':
         from unet_jax.modes import plan
-        plan.plan(config, memory=FLAGS.memory, targets=FLAGS.target)
+        plan.plan(config, folder, memory=FLAGS.memory, targets=FLAGS.target)
+    elif FLAGS.mode == 'export':
+        from unet_jax.modes import export
+        export.export(config, folder, output=FLAGS.output, which=FLAGS.checkpoint)
+    elif FLAGS.mode == 'report':
+        from unet_jax.modes import report
+        processes.by_the_first(lambda: report.report(config, folder, subset=FLAGS.subset), 'report')
     elif FLAGS.mode == 'compare':
         from unet_jax.modes import compare
         processes.by_the_first(lambda: compare.compare(folder, FLAGS.other, subset=FLAGS.subset), 'compare')
     else:
         from unet_jax.modes import predict
         predict.predict(config, folder, sources=sources, output=FLAGS.output, which=FLAGS.checkpoint,
-                        ensemble=FLAGS.ensemble)
+                        ensemble=FLAGS.ensemble, report=FLAGS.report)
 
 
 def explain(run, argument) -> object:

@@ -12,7 +12,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from unet_jax.annotations.schemas import MODALITIES, SCHEMAS
+from unet_jax.annotations.schemas import SCHEMAS
 from unet_jax.errors import InputError
 from unet_jax.evaluation.lesions import CHALLENGES
 from unet_jax.evaluation.overlap import CONVENTIONS
@@ -20,13 +20,18 @@ from unet_jax.fields import (
     Field,
     arguments,
     axes,
+    example,
     factor,
+    factors,
+    file_patterns,
     literal,
     mask_values,
     number,
     one_of,
     path,
+    per_level,
     regions,
+    scale,
     several,
     text,
     truth,
@@ -38,7 +43,7 @@ from unet_jax.model.networks import NETWORKS
 from unet_jax.model.unet import CHOICES
 from unet_jax.training.losses import LOSSES
 
-VOLUMES, SLICES_TOO = 'volumetric', 'stacked'
+VOLUMES, IMAGES = 'volumetric', 'unspaced'
 share, positive, per_axis = number(0, 1), number(0, above=True), several(whole(1, 8192), (2, 3))
 LEVELS = range(1, 11)
 channels = several(whole(1, 16384), LEVELS)
@@ -47,9 +52,10 @@ seed = whole(0, 2**32 - 1)
 FIELDS = {
     'seed': Field(0, seed, 'seed of the initial weights, the order of samples and every augmentation'),
 
-    'data.format': Field('coco', one_of(FORMATS),
-        'what the data are: coco (JSON and images), pairs (an image and its mask), brats_h5 (Kaggle slices), nifti '
-        '(volumes) or phantom (made up)'),
+    'data.format': Field('coco', one_of(('auto', *FORMATS)),
+        'what the data are: auto (finds out), coco (JSON and images), pairs (an image and its mask), brats_h5 (Kaggle '
+        'slices), nifti (BraTS and what is called like it), nnunet_raw (volumes; nnunet_images in 2-D), table (paths '
+        'in CSV or JSON; table_images), volumes (any NIfTI) or phantom (made up)'),
     'data.root': Field('', path, 'the folder of the data set; of COCO sets also one JSON file'),
     'data.size': Field((128, 128), per_axis,
         'height and width to which images are scaled, to fit, and padded; of volumes the three sides of a patch',
@@ -57,9 +63,12 @@ FIELDS = {
     'data.channels': Field(1, whole(1, 64),
         'channels of image files, 1 grey or 3 RGB; slices have their 4 modalities, and volumes those of '
         'data.modalities'),
-    'data.standardise': Field(True, truth,
-        'each image to mean 0 and standard deviation 1, black margins left out (slices and volumes are, inside the '
-        'brain, anyway)'),
+    'data.standardise': Field(True, scale,
+        'each image to mean 0 and standard deviation 1, black margins left out, or, by patient, all slices of one by '
+        'their common mean and deviation (HDF5 slices and volumes are, inside the brain, anyway)'),
+    'data.neighbours': Field(0, whole(0, 16),
+        'slices of the patient on either side that the network sees too, as further channels; the middle one is '
+        'segmented, and at the ends the last one is repeated'),
     'data.categories': Field((), several(whole(0), once=True),
         'foreground category ids; () is every category that has annotations'),
     'data.names': Field((), several(text), 'names of the categories, which are taken from the data'),
@@ -79,12 +88,14 @@ FIELDS = {
     'data.split_seed': Field(0, seed,
         'seed of the split into subsets and folds, and of phantoms: runs of another seed have the same subsets'),
     'data.group_pattern': Field('', text,
-        "of pairs, a regular expression over a path: (patient), or (patient) and (slice number); '' finds out"),
+        "of images, a regular expression over a path: (patient), or (patient) and (slice number); '' finds out, in "
+        'pairs'),
     'data.mask_values': Field((), mask_values, 'of pairs, what the values of masks are; () takes what they hold'),
     'data.split_file': Field('', path,
         "JSON {'train': [cases], 'valid': [], 'test': []} to split by; every run writes its own, splits.json"),
     'data.folds': Field(0, whole(0, 1000),
-        'split into so many folds, after the test share was set aside; 0 takes data.split alone'),
+        'split into so many folds: all but the test subset, of the data set or set aside; 0 takes '
+        'data.split alone'),
     'data.fold': Field(0, whole(0, 999), 'the fold that is valid; the first is 0'),
     'data.empty_slices': Field(1.0, share,
         'share of tumour-free slices kept for training; evaluation always sees all'),
@@ -93,8 +104,10 @@ FIELDS = {
         'how large their folder may become; samples that were not used for a day go, the oldest first', 'GB'),
     'data.schema': Field('auto', one_of(('auto', *SCHEMAS)),
         'the release that says what labels mean, whatever files are called; auto finds out', only=VOLUMES),
-    'data.modalities': Field(MODALITIES, several(one_of(MODALITIES), (1, 2, 3, 4), once=True),
-        'the channels of volumes, in this order'),
+    'data.modalities': Field((), several(text, once=True),
+        'the sequences that are the channels of volumes, in this order; () is all that the data have'),
+    'data.files': Field((), file_patterns,
+        "of the format volumes, how the files of each sequence, and of the 'label', are called; () finds out"),
     'data.missing_modalities': Field(False, truth,
         'cases may lack some modalities: channels of zeros', only=VOLUMES),
     'data.spacing': Field((), several(positive, (0, 3)),
@@ -109,8 +122,7 @@ FIELDS = {
     'data.phantom.size': Field(128, whole(16, 2048), 'height and width of phantoms', 'pixels'),
 
     'model.name': Field('unet', one_of(NETWORKS), 'the network, one of unet_jax/model/networks.py'),
-    'model.features': Field((32, 64, 128, 256), channels,
-        'channels of each level, finest first'),
+    'model.features': Field((32, 64, 128, 256), channels, 'channels of each level, finest first'),
     'model.encoder_blocks': Field((2, 2, 2, 2), several(whole(1, 64), LEVELS),
         'convolution blocks of each level on the way down'),
     'model.decoder_blocks': Field((1, 1, 1), several(whole(1, 64), range(10)),
@@ -125,6 +137,12 @@ FIELDS = {
     'model.stem': Field(1, whole(1, 16),
         'side of the blocks of pixels that become channels before the first level, and pixels again at the end',
         'pixels'),
+    'model.strides': Field((), per_level(4),
+        'how many times smaller each level is than the one before, along each axis, finest first; of the first, than '
+        'the image, times model.stem; () halves all axes. Thick slices must not be halved like small pixels',
+        'pixels'),
+    'model.kernels': Field((), per_level(7, odd=True),
+        'sides of the kernels of each level along each axis, finest first; () is 3 along all', 'pixels'),
     'model.attention_gates': Field(False, truth, 'attention gates on the skip connections'),
     'model.deep_supervision': Field(0, whole(0, 9), 'extra heads on this many coarser decoder levels, while training'),
     'model.dtype': Field('auto', one_of(CHOICES['dtype']),
@@ -166,6 +184,8 @@ FIELDS = {
     'loss.terms': Field((('dice', 1.0), ('cross_entropy', 1.0)), weighted(LOSSES),
         'the losses that are added up, and their weights'),
     'loss.batch_dice': Field(False, truth, 'Dice of the whole batch as if it were one image'),
+    'loss.class_weights': Field((), several(positive),
+        'weights of the regions in cross-entropy and focal loss, one for each; () is all alike'),
     'loss.focal_gamma': Field(2.0, number(0), 'exponent of the focal loss; 0 makes it cross-entropy'),
     'loss.tversky': Field((0.3, 0.7), several(positive, (2,)),
         'weights of false positives and false negatives in the Tversky loss'),
@@ -173,6 +193,8 @@ FIELDS = {
     'optimizer.name': Field('adamw', text, 'any optimiser of optax, by its name'),
     'optimizer.arguments': Field((('weight_decay', 1e-4),), arguments, 'its other keyword arguments'),
     'optimizer.learning_rate': Field(1e-3, positive, 'the highest learning rate'),
+    'optimizer.factors': Field((), factors,
+        'of the learning rate, for parts of the network; of several that fit a parameter the first counts'),
     'optimizer.schedule': Field('cosine', one_of(('cosine', 'polynomial', 'constant')),
         'the learning rate after the warm-up'),
     'optimizer.warmup': Field(100, whole(0),
@@ -185,6 +207,15 @@ FIELDS = {
         'decay of the averaged parameters that are evaluated; 0 is off'),
 
     'train.steps': Field(1000, whole(1), 'length of the training', 'steps'),
+    'train.init_from': Field('', path,
+        'a model file, or a work directory with its best checkpoint, whose parameters the training starts from'),
+    'train.init_seal': Field('', text, 'the digest of those parameters, which the run itself writes down'),
+    'train.minutes': Field(0.0, number(0, 1e6),
+        'how long training and evaluation may take together: the first steps are timed, train.steps is fixed once and '
+        'noted in time.json; 0 takes train.steps', 'minutes'),
+    'train.plan': Field(False, truth,
+        'what this config leaves at its default is decided at the first start, from the data and the device, and '
+        'written down with reasons in plan.json and plan.py'),
     'train.seeds': Field((), several(seed, once=True),
         'a run for each of these in place of seed, trained in one program, in W/seed_1 and so on'),
     'train.batch_size': Field(16, whole(1, 10**6), 'samples of a step, on all devices together'),
@@ -211,22 +242,43 @@ FIELDS = {
         'on a GPU one order of summation, so equal runs are equal bits; its cost was not measured'),
 
     'evaluation.batch_size': Field(16, whole(1, 10**6), 'samples segmented together'),
+    'evaluation.engine': Field('auto', one_of(('auto', 'jax', 'openvino', 'onnxruntime')),
+        'what computes the masks on a CPU; auto takes the fastest that is installed and agrees with jax; jax on '
+        'accelerators'),
     'evaluation.threshold': Field(0.5, number(0, 1, above=True, below=True),
         'the probability above which a pixel belongs to a region'),
     'evaluation.flips': Field(False, truth, 'average over mirrored inputs, along the axes of augment.flip'),
     'evaluation.convention': Field('brats', one_of(CONVENTIONS), 'whose rules give numbers to empty masks'),
-    'evaluation.tolerance': Field(1.0, number(0), 'tolerance of the surface Dice', 'mm, or pixels of images'),
+    'evaluation.tolerance': Field(1.0, number(0),
+        'tolerance of the surface Dice, and of the NSD of lesions', 'mm, or pixels of images'),
+    'evaluation.whole_tolerance': Field(0.5, number(0),
+        'of the convention brats2025, tolerance of the NSD of whole regions', 'mm, or pixels of images'),
     'evaluation.lesions': Field('', one_of(('', *CHALLENGES)),
-        'lesion-wise scores by the rules of this BraTS challenge', only=SLICES_TOO),
+        'lesion-wise scores by the rules of this BraTS challenge in 2023-24, of volumes and stacked slices; with the '
+        'convention brats2025, which has its own, MET adds large and small lesions'),
+    'evaluation.large_lesion': Field(20.0, positive,
+        'of brats2025 with evaluation.lesions=MET, volume from which a lesion is large', 'mm³'),
+    'evaluation.found_dice': Field(0.1, number(0, 1, above=True),
+        'of brats2025 with evaluation.lesions=MET, Dice from which a lesion is found'),
+    'evaluation.spacing': Field((), several(positive, (0, 3)),
+        'height and width of a pixel of image files and the way from slice to slice; () is unknown: distances are in '
+        'pixels, and slices of a patient count as one pixel apart', 'mm', IMAGES),
     'evaluation.uncertainty': Field(False, truth,
-        'the score of QU-BraTS 2020; unsure is what has a probability near 1/2'),
+        'the score of QU-BraTS 2020; to predict, a map beside each mask; unsure is what has a probability near 1/2'),
     'evaluation.overlap': Field(0.5, number(0, 1, below=True),
         'of volumes, the share of a window that its neighbour sees too'),
+    'evaluation.calibrate': Field(False, truth,
+        'probabilities are calibrated by a temperature a region, fitted on the subset train.validate'),
     'evaluation.postprocess': Field(False, truth,
-        'small components go, by limits tuned on the valid subset', only=VOLUMES),
+        'masks are cleaned by the steps of inference/postprocess.py that help those patients of the subset '
+        'train.validate on whom their limits were not tuned'),
     'evaluation.modality_subsets': Field(False, truth,
         'Dice with each of the subsets of modalities alone (15 of four)', only=VOLUMES),
     'evaluation.pictures': Field(3, whole(0, 1000), 'overlays each of the worst, median and best cases'),
+
+    'report.channel': Field(-1, whole(-1, 63),
+        'the channel that pictures show, the first being 0; -1 shows image files of three channels in colour, and of '
+        'others the first'),
 }
 
 
@@ -249,7 +301,8 @@ def build(values: Mapping[str, Any]) -> ConfigDict:
     missing = [name for name in FIELDS if name not in values]
     if missing:
         raise InputError(f'config.{missing[0]} is missing; its default is {FIELDS[missing[0]].default!r}')
-    return ConfigDict(nested).lock()
+    # without types of its own: a field may hold True or a name, and the table checks more than a type
+    return ConfigDict(nested, type_safe=False).lock()
 
 
 def flat(config: Mapping[str, Any], prefix: str = '') -> dict[str, Any]:
@@ -277,19 +330,6 @@ def read_typed(name: str, typed: str) -> Any:
     """`read` of what was typed on the command line."""
     check_name(name)
     return read(name, typed if FIELDS[name].kind.typed else literal(typed))
-
-
-def example(field: Field) -> str:
-    """The default, or another value where that is empty, as it is typed."""
-    value = field.default
-    if value in ((), ''):
-        found = field.kind.example
-    elif isinstance(value, tuple):
-        plain = not any(isinstance(entry, tuple) for entry in value)
-        found = ','.join(map(str, value)) if plain else str(value).replace(' ', '')
-    else:
-        found = f'{value:g}' if isinstance(value, float) else str(value)
-    return f'"{found}"' if '(' in found else found
 
 
 def check_name(name: str) -> None:

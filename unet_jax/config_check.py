@@ -5,14 +5,15 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from ml_collections import ConfigDict
 
 from unet_jax import formats
 from unet_jax.annotations import labels
 from unet_jax.config import FIELDS, build, flat
 from unet_jax.errors import InputError
-from unet_jax.model import networks
-from unet_jax.training import augment, dispatch, optimizer
+from unet_jax.model import networks, unet
+from unet_jax.training import dispatch, optimizer
 
 
 def check_config(config: ConfigDict) -> None:
@@ -22,9 +23,11 @@ def check_config(config: ConfigDict) -> None:
     Values of `config` that may be written in several ways, such as one pair for a tuple of pairs, are then in one.
     """
     write_alike(config, flat(build(flat(config))))
-    for one in (check_formats, check_sizes, check_split, check_regions, check_schedule, check_together):
+    if config.train.plan:  # the rest is decided from the data, and checked then
+        return
+    for one in (check_formats, check_sizes, check_patients, check_split, check_regions, check_schedule,
+                check_together):
         one(config)
-    augment.check_augment(config.augment, len(config.data.size))
     dispatch.check_dispatch(config.train, 0)
     networks.build(config.model, 1)
     check_optimizer(config)
@@ -50,7 +53,8 @@ def check_formats(config: ConfigDict) -> None:
     for name, value in flat(config).items():
         field = FIELDS[name]
         if field.only and not getattr(form, field.only) and value != field.default:
-            refuse(config, name, f'is for volumes only; config.data.format is {data!r}, so leave it at '
+            what = {'unspaced': 'image files'}.get(field.only, 'volumes')
+            refuse(config, name, f'is for {what} only; config.data.format is {data!r}, so leave it at '
                    f'{field.default!r}')
     if form.channels and config.data.channels not in form.channels:
         refuse(config, 'data.channels', f'{data} has {" or ".join(map(str, form.channels))}')
@@ -64,14 +68,39 @@ def check_sizes(config: ConfigDict) -> None:
             shown = ','.join(['128' if name == 'data.size' else 'True'] * wanted)
             refuse(config, name, f'samples of config.data.format = {config.data.format} have {wanted} {kind}; give '
                    f'--config.{name}={shown}')
-    pixel = model.stem * 2 ** (len(model.features) - 1)
-    if pixel > max(size):
+    for name in ('strides', 'kernels'):
+        if model[name] and len(model[name][0]) != wanted:
+            refuse(config, f'model.{name}', f'samples of config.data.format = {config.data.format} have {wanted} axes')
+        if model[name] and len(model[name]) != len(model.features):
+            refuse(config, f'model.{name}', f'config.model.features has {len(model.features)} levels; give an entry '
+                   'for each, finest first')
+    factors = unet.shrinkage(model, wanted)[-1]
+    pixel = max(factors)
+    if all(n > side for n, side in zip(factors, size, strict=True)):
         refuse(config, 'model.features', f'{len(model.features)} levels and config.model.stem = {model.stem} make one '
                f'pixel of {pixel} at the coarsest level, more than config.data.size = {size}; take fewer levels')
     if size[0] % config.train.spatial:
         refuse(config, 'train.spatial', f'must divide the first of config.data.size = {size}')
     if config.augment.scale[0] > config.augment.scale[1]:
         refuse(config, 'augment.scale', 'give the lowest factor first')
+
+
+def check_patients(config: ConfigDict) -> None:
+    data, form = config.data, formats.named(config.data.format)
+    if data.standardise == 'patient' and form.dtype is not np.uint8:
+        refuse(config, 'data.standardise', f'{data.format} is standardised inside the brain as it is read; leave it '
+               'at True')
+    if data.neighbours and form.volumetric:
+        refuse(config, 'data.neighbours', 'volumes have their neighbours in the third axis of config.data.size; leave '
+               'it at 0')
+    if form.unspaced and config.evaluation.lesions and not config.evaluation.spacing:
+        refuse(config, 'evaluation.lesions', 'counts lesions from a size in mm³ on, and image files do not tell '
+               'theirs; give --config.evaluation.spacing=HEIGHT,WIDTH,BETWEEN_SLICES in mm')
+    if config.report.channel >= (count := len(data.modalities) if form.volumetric else data.channels):
+        refuse(config, 'report.channel', f'the images have {count}, counted from 0; -1 leaves it to them')
+    if data.neighbours and config.augment.modality_dropout:
+        refuse(config, 'augment.modality_dropout', f'would drop single slices of config.data.neighbours = '
+               f'{data.neighbours}; set one of them to 0')
 
 
 def check_split(config: ConfigDict) -> None:
@@ -110,7 +139,8 @@ def check_schedule(config: ConfigDict) -> None:
 def check_together(config: ConfigDict) -> None:
     train = config.train
     if train.seeds:
-        for name, alone in (('resident', False), ('steps_per_dispatch', 1), ('fsdp', 1), ('spatial', 1)):
+        for name, alone in (('resident', False), ('steps_per_dispatch', 1), ('fsdp', 1), ('spatial', 1),
+                            ('minutes', 0)):
             if train[name] != alone:
                 refuse(config, f'train.{name}', f'config.train.seeds = {tuple(train.seeds)} goes with {alone} alone')
 

@@ -7,7 +7,7 @@ import pandas as pd
 from ml_collections import ConfigDict
 
 from unet_jax import formats
-from unet_jax.annotations import coco, labels, left_out, split
+from unet_jax.annotations import coco, labels, split
 from unet_jax.errors import InputError
 from unet_jax.model import networks, unet
 from unet_jax.pipeline import decode, prepared
@@ -25,6 +25,17 @@ class Experiment(NamedTuple):
     @property
     def names(self) -> tuple[str, ...]:
         return tuple(region.name for region in self.regions)
+
+    @property
+    def carried(self) -> tuple[str, ...]:
+        """What batches hold beside image, label and the numbers of a sample."""
+        return ('spacing',) if self.format.volumetric else ('scale',) * self.settings.patient
+
+    @property
+    def shown(self) -> int | None:
+        """The channel that pictures show; None leaves it to the image."""
+        channel = self.config.report.channel
+        return channel if channel >= 0 else None
 
     @property
     def format(self) -> formats.Format:
@@ -45,10 +56,6 @@ def read_frame(config: ConfigDict, *, audit: bool = False) -> pd.DataFrame:
     """
     data = config.data
     form = formats.named(data.format)
-    left_out.of_files(data.on_error)  # refuses a misspelt policy
-    if data.folds and data.split_file:
-        raise InputError(f'config.data.folds = {data.folds} and config.data.split_file = {data.split_file!r} both say '
-                         'how to split; set one of them')
     if not data.root:
         raise InputError(f'config.data.root is empty: name the data set, --config.data.root=DIR. {form.layout}')
     frame = form.read_frame(data, audit=audit)
@@ -74,9 +81,8 @@ def create(config: ConfigDict) -> Experiment:
               'classes': classes, 'format': data.format}
     if formats.named(data.format).volumetric:
         settings = prepared.Settings(**shared, spacing=tuple(data.spacing), orientation=data.orientation)
-        prepared.check_grid(settings)
     else:
-        settings = decode.Settings(**shared)
+        settings = decode.Settings(**shared, patient=data.standardise == 'patient', neighbours=data.neighbours)
     channels = len(regions) + (config.loss.activation == 'softmax')
     module = networks.build(config.model, channels)
     if isinstance(module, unet.UNet):
@@ -87,4 +93,4 @@ def create(config: ConfigDict) -> Experiment:
 def init_params(experiment: Experiment):
     """The parameters before training, from `config.seed`."""
     settings = experiment.settings
-    return unet.init(experiment.module, jax.random.key(experiment.config.seed), settings.size, settings.channels)
+    return unet.init(experiment.module, jax.random.key(experiment.config.seed), settings.size, settings.inputs)

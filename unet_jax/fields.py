@@ -22,7 +22,20 @@ class Field(NamedTuple):
     kind: Kind
     meaning: str
     unit: str = ''
-    only: str = ''  # 'volumetric' or 'stacked': no other format of data (formats/seam.py) has a use for it
+    only: str = ''  # 'volumetric' or 'unspaced': no other format of data (formats/seam.py) has a use for it
+
+
+def example(field: Field) -> str:
+    """The default, or another value where that is empty, as it is typed."""
+    value = field.default
+    if value in ((), ''):
+        found = field.kind.example
+    elif isinstance(value, tuple):
+        plain = not any(isinstance(entry, tuple) for entry in value)
+        found = ','.join(map(str, value)) if plain else str(value).replace(' ', '')
+    else:
+        found = f'{value:g}' if isinstance(value, float) else str(value)
+    return f'"{found}"' if '(' in found else found
 
 
 def require(good: bool) -> None:
@@ -63,7 +76,13 @@ def read_text(value: Any) -> str:
     return value
 
 
+def read_scale(value: Any) -> bool | str:
+    return 'patient' if isinstance(value, str) and value == 'patient' else read_truth(value)
+
+
 truth = Kind('True or False', read_truth, 'True')
+scale = Kind("True (each image by itself), 'patient' (all slices of a patient by one scale) or False", read_scale,
+             'patient', typed=True)
 text = Kind('a text', read_text, 'TEXT', typed=True)
 path = Kind('the path of a file or folder', read_text, 'DIR', typed=True)
 
@@ -144,8 +163,36 @@ def read_mask_values(value: Any) -> tuple[tuple[int, str], ...]:
     return found
 
 
+def read_factors(value: Any) -> tuple[tuple[str, float], ...]:
+    found = tuple((text.read(part), number(0).read(by)) for part, by in ((value,) if single(value, str) else value))
+    require(len(dict(found)) == len(found) and all(part for part, _ in found))
+    return found
+
+
 def single_value(value: Any) -> bool:
     return isinstance(value, (tuple, list)) and len(value) == 2 and not isinstance(value[0], (tuple, list))
+
+
+def read_file_patterns(value: Any) -> tuple[tuple[str, str], ...]:
+    found = tuple((text.read(name), text.read(pattern)) for name, pattern in value)
+    require(len(dict(found)) == len(found))
+    require(all(name and pattern.count('{case}') == 1 for name, pattern in found))
+    return found
+
+
+def per_level(high: int, *, odd: bool = False) -> Kind:
+    """For each level a tuple of whole numbers from 1, one an axis; () leaves them as they are without."""
+    side = several(whole(1, high), (2, 3))
+
+    def read(value: Any) -> tuple[tuple[int, ...], ...]:
+        value = tuple(value)
+        found = tuple(map(side.read, value))
+        require(len(found) <= 10 and len({len(sides) for sides in found}) < 2)
+        require(not odd or all(n % 2 for sides in found for n in sides))
+        return found
+
+    return Kind(f'() or for each level an entry of whole {"odd " * odd}numbers from 1 to {high}, one an axis', read,
+                '((1,1,1),(3,3,3))' if odd else '((1,1,1),(2,2,1))')
 
 
 def read_axes(value: Any) -> str:
@@ -166,6 +213,11 @@ regions = Kind('(name, (category ids), id to paint) for each region, of differen
                'its category ids', read_regions, "(('WT',(1,2,4),2),('ET',(4,),4))")
 mask_values = Kind('(value in the masks, name) for each; values of one name are one class', read_mask_values,
                    "((255,'tumour'),)")
+file_patterns = Kind('(name, pattern) for each sequence and the label; a pattern is a path below the root in which '
+                     '{case} stands for the case and * for anything', read_file_patterns,
+                     "(('t1','{case}_T1.nii.gz'),('label','{case}_mask.nii.gz'))")
+factors = Kind('(part, factor) for each part of the network, by how the names of its parameters begin; 0 keeps it as '
+               'it is', read_factors, "(('encoder',0.1),)")
 axes = Kind("one letter a axis, of R or L, A or P, S or I, or '' (as in the files)", read_axes, 'LPS', typed=True)
 factor = Kind('0 (off) or a number from 1', read_unless_between, '2.0')
 

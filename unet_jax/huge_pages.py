@@ -22,19 +22,20 @@ def environment() -> dict[str, str]:
 
 def restart(program: str) -> None:
     """Starts this very command again, in the same process, with `environment`; returns where there is nothing to add,
-    and where the user did not start `program` (its __file__) itself: `python -m pdb main.py`, %run, a debugger, a
-    profiler or pytest would lose all that they hold.
+    and where the user did not start `program` (its file, or '-m NAME') itself: `python -m pdb main.py`, %run, a
+    debugger, a profiler or pytest would lose all that they hold.
 
     For the first lines of a program: 20 ms, nothing read yet. GLIBC_TUNABLES=glibc.malloc.hugetlb=0 goes without.
     """
     added = environment()
-    if added and sys.executable and not watched() and started(sys.orig_argv) == os.path.realpath(program):
+    if added and sys.executable and not watched() and started(sys.orig_argv) in (program, os.path.realpath(program)):
         with suppress(OSError):  # it is only for speed
             os.execve(sys.executable, sys.orig_argv, {**os.environ, **added})
 
 
 def started(command: list[str]) -> str | None:
-    """The file that an interpreter's command line starts, resolved; None for -m, -c, standard input and a prompt."""
+    """What an interpreter's command line starts: a file, resolved, or '-m NAME'; None for -c, standard input and a
+    prompt."""
     rest = iter(command[1:])
     for part in rest:
         if not part.startswith('-'):
@@ -45,8 +46,10 @@ def started(command: list[str]) -> str | None:
             continue
         letters = part[1:]  # of a cluster such as -OOu; from m, c, W or X on it is that option's own word
         taken = next((k for k, letter in enumerate(letters) if letter in 'mcWX'), None)
-        if not letters or taken is not None and letters[taken] in 'mc':
+        if not letters or taken is not None and letters[taken] == 'c':
             return None
+        if taken is not None and letters[taken] == 'm':
+            return f'-m {letters[taken + 1:] or next(rest, "")}'
         if taken == len(letters) - 1:
             next(rest, None)
     return None

@@ -32,12 +32,16 @@ PATIENCE = 120.0  # seconds without one after which a holder elsewhere is taken 
 log = logging.getLogger('unet_jax')
 
 
+class Busy(InputError):
+    """Another process that lives holds the folder."""
+
+
 @contextmanager
 def held(folder: Path) -> Iterator[None]:
     """The work directory `folder` is this process's to write into; of several of one run, process 0's for all.
 
-    Inside itself it does nothing more. Raises InputError where another process has it, saying who, since when and what
-    to do, and where `folder` cannot be written. A holder that was killed is replaced, with a line that says so.
+    Inside itself it does nothing more. Raises Busy where another process has it, saying who, since when and what to
+    do, and InputError where `folder` cannot be written. A holder that was killed is replaced, which a line says.
     """
     if jax.process_index() or is_mine(read(folder / FILE)):
         yield
@@ -72,7 +76,7 @@ def writer(mode: Callable) -> Callable:
 
 
 def take(folder: Path) -> dict:
-    """The lock of `folder`, now this process's. Raises InputError where its holder lives."""
+    """The lock of `folder`, now this process's. Raises Busy where its holder lives."""
     path, mine = folder / FILE, {**whoami(), 'token': uuid.uuid4().hex}
     candidate = folder / f'.{FILE}.{mine["token"]}'
     candidate.write_text(json.dumps(mine, indent=1) + '\n', encoding='utf-8')
@@ -83,7 +87,7 @@ def take(folder: Path) -> dict:
                 continue  # released meanwhile
             if not is_dead(holder, path, candidate):
                 if read(path) == holder:
-                    raise InputError(refusal(folder, holder))
+                    raise Busy(refusal(folder, holder))
                 continue
             log.warning('%s was held by %s, which ended without a farewell: taken over', folder, told(holder))
             remove(path, holder)

@@ -20,7 +20,10 @@ from unet_jax.phantom_head import ED, ET, MODALITIES, NCR, VERSION, slice_, volu
 NAMES = {'2018': ('HGG', 'Brats18_MADE_{0}_1'), '2019': ('HGG', 'BraTS19_MADE_{0}_1'),
          '2020': ('', 'BraTS20_Training_{0:03d}'), '2021': ('', 'BraTS2021_{0:05d}'),
          '2023': ('', 'BraTS-GLI-{0:05d}-{1:03d}'), '2024-GLI': ('', 'BraTS-GLI-{0:05d}-{1:03d}'),
-         '2024-PED': ('', 'BraTS-PED-{0:05d}-{1:03d}'), 'MSD': ('', 'BRATS_{0:03d}')}
+         '2024-PED': ('', 'BraTS-PED-{0:05d}-{1:03d}'), 'MEN': ('', 'BraTS-MEN-{0:05d}-{1:03d}'),
+         'SSA': ('', 'BraTS-SSA-{0:05d}-{1:03d}'), 'GoAT': ('', 'BraTS-GoAT-{0:05d}'),
+         'MET': ('', 'BraTS-MET-{0:05d}-{1:03d}'), 'MEN-RT': ('', 'BraTS-MEN-RT-{0:04d}-1'),
+         'MSD': ('', 'BRATS_{0:03d}')}
 
 
 def _polygons(part: np.ndarray) -> list[list[float]]:
@@ -170,9 +173,9 @@ def write_nifti(folder: str | Path, *, cases: int = 6, shape: tuple[int, int, in
                 save(root / f'labelsTr/{name}.nii.gz', label)
                 continue
             case = root / parent / name
-            for channel, modality in enumerate(MODALITIES):
-                save(case / f'{name}{schema.separator}{schema.suffixes[modality]}.nii.gz', image[..., channel])
-            save(case / f'{name}{schema.separator}seg.nii.gz', label)
+            for modality, suffix in schema.suffixes.items():
+                save(case / f'{name}{schema.separator}{suffix}.nii.gz', image[..., MODALITIES.index(modality)])
+            save(case / f'{name}{schema.separator}{schema.label}.nii.gz', label)
         if year == 'MSD':
             (root / 'dataset.json').write_text(json.dumps({
                 'name': 'BRATS', 'modality': {'0': 'FLAIR', '1': 'T1w', '2': 't1gd', '3': 'T2w'},
@@ -182,7 +185,9 @@ def write_nifti(folder: str | Path, *, cases: int = 6, shape: tuple[int, int, in
 
 
 def _relabel(label: np.ndarray, schema: schemas.Schema) -> np.ndarray:
-    """Labels 1, 2, 4 as the release numbers them; of a fourth class, one half of the necrosis."""
+    """Labels 1, 2, 4 as the release numbers them; of a fourth class, one half of the necrosis; one class is all."""
+    if len(schema.names) == 1:
+        return np.uint8(label > 0)
     value = {name: v for v, name in schema.names.items()}
     core = next(value[name] for name in ('NCR/NET', 'NCR', 'NETC', 'NET') if name in value)
     result = np.zeros_like(label)

@@ -18,18 +18,21 @@ from ml_collections import ConfigDict
 
 from unet_jax.config import FIELDS, build, default, flat
 from unet_jax.errors import InputError
+from unet_jax.inference import model_file
+from unet_jax.shipped import PROGRAM
 from unet_jax.text_file import write_text
 
 # Fields of the network and its input, in which runs must be alike to be used together, and those that are free
-ALIKE = ('model.', 'loss.activation', 'data.size', 'data.channels', 'data.standardise', 'data.categories',
-         'data.regions', 'data.modalities', 'data.spacing', 'data.orientation')
-FREE = ('evaluation.', 'data.root', 'data.cache', 'data.on_error', 'data.max_skipped', 'data.missing_modalities',
-        'model.dtype', 'model.remat', 'train.input_timeout')  # change no parameter, nor what it was trained for
+ALIKE = ('model.', 'loss.activation', 'data.size', 'data.channels', 'data.standardise', 'data.neighbours',
+         'data.categories', 'data.regions', 'data.modalities', 'data.spacing', 'data.orientation')
+FREE = ('evaluation.', 'report.', 'data.root', 'data.cache', 'data.on_error', 'data.max_skipped',
+        'data.missing_modalities', 'model.dtype', 'model.remat',
+        'train.input_timeout')  # change no parameter, nor what it was trained for
 log = logging.getLogger('unet_jax')
 PACKAGES = ('jax', 'jaxlib', 'flax', 'optax', 'orbax-checkpoint', 'grain', 'ml-collections', 'numpy', 'pandas')
 
 
-def default_folder(config: str, root: str) -> Path:
+def default_folder(config: str, *, root: str) -> Path:
     """runs/<config>-<data set>, of a config file's name (without what follows its colon) and config.data.root.
 
     The data set is called as its folder is, and the JSON file where that is the root; phantoms, which have no root of
@@ -63,14 +66,17 @@ def save_config(workdir: Path, config: ConfigDict, home: Path | None = None) -> 
 def load_config(workdir: Path) -> ConfigDict:
     """The config that a run was started with; fields that came later have their defaults, and are named.
 
-    Raises InputError where `workdir` holds none.
+    `workdir` may also be a model file. Raises InputError where it holds none.
     """
     path = Path(workdir) / 'config.json'
     try:
-        values = json.loads(path.read_text(encoding='utf-8'))
+        values = model_file.read_json(workdir, path.name) if model_file.is_model(workdir) else \
+            json.loads(path.read_text(encoding='utf-8'))
+    except InputError:
+        raise
     except FileNotFoundError as error:
         raise InputError(f'{path}: no such file, so {workdir} is no work directory; train first: '
-                         f'python main.py --config=configs/phantom.py --workdir={workdir}') from error
+                         f'{PROGRAM} --config=configs/phantom.py --workdir={workdir}') from error
     except (OSError, ValueError) as error:
         raise InputError(f'{path}: cannot be read as JSON ({error})') from error
     if not isinstance(values, dict):

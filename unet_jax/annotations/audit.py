@@ -139,7 +139,7 @@ def _counts(rows: pd.DataFrame, images: pd.DataFrame) -> dict:
 
 def _kinds(frame: pd.DataFrame) -> dict[str, int]:
     drawn = frame[frame['segmentation'].notna()]
-    kinds = [segmentations.kind(s, h, w)[0]
+    kinds = [segmentations.kind(s, height=h, width=w)[0]
              for s, h, w in zip(drawn['segmentation'], drawn['height'], drawn['width'], strict=True)]
     return {kind: kinds.count(kind) for kind in sorted(set(kinds))}
 
@@ -203,7 +203,7 @@ def _drawn_area(row, chosen: tuple[int, ...]) -> float:
     drawn = [segmentation for category, segmentation in row.annotations if category in chosen]
     if any(isinstance(s, dict) and 'pixels' in s for s in drawn):  # masks in files, whose classes exclude each other
         return sum(s['pixels'] for s in drawn) / (row.height * row.width)
-    return segmentations.area(drawn, row.height, row.width, where=row.path) / (row.height * row.width)
+    return segmentations.area(drawn, height=row.height, width=row.width, where=row.path) / (row.height * row.width)
 
 
 def _twins(images: pd.DataFrame, root: pathlib.Path, thumbnail: Callable | None, notes: list[str], on_error: str

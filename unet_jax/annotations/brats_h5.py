@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from unet_jax.annotations import contrasts, labels, schemas
+from unet_jax.annotations import contrasts, labels, schemas, twins
 from unet_jax.annotations import frame as annotation_frame
 from unet_jax.annotations.brats_h5_file import CLASSES, find_dataset, mask_bits, open_file, read_mask, read_slice
 from unet_jax.annotations.left_out import LeftOut, of_files
@@ -32,10 +32,10 @@ def read_frame(root: str | Path, *, split: tuple[float, float, float] = (0.7, 0.
     """The annotation frame of the set found at or below `root`: a row per slice and class present.
 
     Which classes a slice has is the CSV's to say, checked against the masks of 24 files; without a CSV every mask is
-    read. Whole volumes are split as by `split.subsets`, stratified by tumour volume. Raises InputError where no slices
-    are found, slices are missing in the folder or the CSV, a file that is looked into is damaged, or CSV and files
-    contradict. With on_error = 'skip', and for an `audit`, a volume with a slice that is missing or damaged is left
-    out whole; its slices are counted in `frame.attrs['reader']`.
+    read. Whole volumes, copies of one together, are split as by `split.subsets`, stratified by tumour volume. Raises
+    InputError where no slices are found, slices are missing in the folder or the CSV, a file that is looked into is
+    damaged, or CSV and files contradict. With on_error = 'skip', and for an `audit`, a volume with a slice that is
+    missing or damaged is left out whole; its slices are counted in `frame.attrs['reader']`.
     """
     root = Path(root)
     reader = of_files(on_error, audit=audit)
@@ -64,7 +64,12 @@ def read_frame(root: str | Path, *, split: tuple[float, float, float] = (0.7, 0.
         if volume in sizes:
             tumour[volume] += sum(count)
     groups = pd.Series({volume: patients.get(volume, f'volume_{volume}') for volume in sizes})
-    subset = subsets(groups, split, seed, pd.Series(tumour), folds=folds, fold=fold).to_dict()
+    fullest = {}  # the slice of each volume with the most tumour: not one outside the brain, which are all alike
+    for (volume, index), count in counts.items():
+        if volume in sizes and sum(count) > fullest.get(volume, (0,))[0]:
+            fullest[volume] = sum(count), files[volume, index]
+    united = twins.unite_equal(groups, [fullest.get(volume, (0, None))[1] for volume in sizes])
+    subset = subsets(united, split, seed, pd.Series(tumour), folds=folds, fold=fold).to_dict()
     rows = []
     for volume, index in sorted(key for key in files if key[0] in sizes):
         path = files[volume, index].relative_to(root).as_posix()

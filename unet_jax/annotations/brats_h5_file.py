@@ -91,9 +91,27 @@ def read_slice(path: str | Path) -> tuple[np.ndarray, np.ndarray | None]:
         raise InputError(f'{path}: \'image\' holds {strange.sum()} values that are not finite')
     if mask is not None and mask.shape[:2] != image.shape[:2]:
         raise InputError(f'{path}: image is {image.shape[:2]}, mask {mask.shape[:2]}')
-    levels = [brain.level(image[..., c]) for c in range(4)]
+    return standardise_slice(image), mask
+
+
+def standardise_slice(image: np.ndarray) -> np.ndarray:
+    """(H, W, 4) of finite numbers -> float32, as `read_slice` says."""
+    levels = [brain.level(image[..., c]) for c in range(image.shape[-1])]
     outside = [low if level is None else level for level, low in zip(levels, image.min((0, 1)), strict=True)]
-    return standardise(image, (image != outside).any(-1)), mask
+    return standardise(image, (image != outside).any(-1))
+
+
+def from_array(array: np.ndarray, channels: int) -> np.ndarray:
+    """A slice in memory, (H, W, channels), as `read_slice` gives it. Raises InputError for another shape and for what
+    is not finite."""
+    sides = array.shape[:2] or (0,)
+    if array.ndim != 3 or array.shape[-1] != channels or not 0 < min(sides) <= max(sides) <= MAX_SIDE:
+        raise InputError(f'the slice is an array of shape {array.shape}; expected (height, width, {channels})')
+    image = array.astype(np.float64)
+    strange = ~(np.abs(image) < LARGEST)
+    if strange.any():
+        raise InputError(f'the slice holds {strange.sum()} values that are not finite')
+    return standardise_slice(image)
 
 
 def standardise(image: np.ndarray, brain: np.ndarray) -> np.ndarray:

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 import pandas as pd
 
 from unet_jax.annotations import frame as frames
-from unet_jax.annotations import image_file, matching, twins
+from unet_jax.annotations import image_file, matching, patients, twins
 from unet_jax.annotations import segmentation as segmentations
 from unet_jax.annotations import split as splits
 from unet_jax.annotations.coco_files import LAYOUTS, Source, find, folder, load, refuse
@@ -33,7 +33,7 @@ log = logging.getLogger('unet_jax')
 
 def read(root: str | os.PathLike, *, box_only: str = 'error', broken: str = 'error', missing: str = 'error',
          unreadable: str = 'error', split: Sequence[float] = (0.7, 0.15, 0.15), seed: int = 0, folds: int = 0,
-         fold: int = 0, audit: bool = False) -> pd.DataFrame:
+         fold: int = 0, group_pattern: str = '', audit: bool = False) -> pd.DataFrame:
     """All annotations of the folder or the JSON file `root`: the annotation frame and a column `iscrowd`.
 
     box_only: an annotation with a bounding box and no mask is an 'error', left out ('skip') or filled ('box').
@@ -41,8 +41,11 @@ def read(root: str | os.PathLike, *, box_only: str = 'error', broken: str = 'err
     those that cannot be drawn. An image whose annotations are all left out goes with them, as it may show a tumour.
     missing: an image that is not on disk is an 'error' or left out with its annotations ('skip').
     unreadable: so is one that cannot be opened or is unlike its entry; in the subset test it is an error always.
-    split, seed, folds, fold: as in `split.subsets`, where the data set has no subsets or nothing but train. Groups
-    that share an image, or nearly the same one, are split together (`twins.unite`).
+    split, seed, folds, fold: as in `split.subsets`, where the data set has no subsets or nothing but train; folds are
+    made of all that is not test, where it has. Groups that share an image, or nearly the same one, are split together
+    (`twins.unite`).
+    group_pattern: says by an image's path who its patient is, and which slice it is (`patients.by_pattern`); patients
+    are groups then, and their numbered slices one case.
     audit: what would be an error by one of the four policies is left out and counted, and the frame may be empty.
     """
     policies = {'box_only': box_only, 'broken': broken, 'missing': missing, 'unreadable': unreadable}
@@ -60,18 +63,21 @@ def read(root: str | os.PathLike, *, box_only: str = 'error', broken: str = 'err
         why = [f'{kind}: {len(items)}, first {items[0]}' for kind, items in reader.items.items() if items]
         raise InputError(f'{root}: no images that can be read. {"; ".join(why) or LAYOUTS}')
     _agree(rows)
+    rows = _with_patients(rows, group_pattern, root) if group_pattern else rows
     own = {source.subset for source in sources} - {'', 'train'}
-    if own and folds:
-        raise InputError(f'config.data.folds is {folds}, but {root} has subsets of its own, {sorted(own)}, which are '
-                         'kept. Put all images into one folder with one JSON file to split them anew')
-    if rows and not own:
-        groups = twins.unite(rows, below)
+    if rows and own and folds:
+        rows = _in_folds(rows, below, split, seed, group_pattern, folds=folds, fold=fold)
+    elif rows and not own:
+        groups = _groups(rows, below, group_pattern)
         subsets = splits.subsets(groups, split, seed, folds=folds, fold=fold)
         rows = [row | {'subset': subset} for row, subset in zip(rows, subsets, strict=True)]
-        log.warning('%s has no subsets: split by source image, shares %s', root, tuple(split))
+        log.warning('%s has no subsets: split by %s, shares %s', root, 'patient' if group_pattern else 'source image',
+                    tuple(split))
     elif own == {'test'}:
-        rows = _with_valid(rows, below, split, seed)
-    frame = frames.build(_with_cases(rows))
+        rows = _with_valid(rows, below, split, seed, group_pattern)
+    rows = _with_cases(rows)
+    patients.check_sizes(rows)
+    frame = frames.build(rows)
     reader.note(frame, str(root))
     frame.attrs['annotation_files'] = [source.name for source in sources]
     for shared in frames.shared_names(frame):
@@ -79,13 +85,35 @@ def read(root: str | os.PathLike, *, box_only: str = 'error', broken: str = 'err
     return frame
 
 
-def _with_valid(rows: list[dict], root: pathlib.Path, split: Sequence[float], seed: int) -> list[dict]:
+def _groups(rows: list[dict], root: pathlib.Path, pattern: str) -> pd.Series:
+    """What is split together: patients where a pattern names them, whose slices above the head are all alike, else
+    images with their copies."""
+    return pd.Series([row['group'] for row in rows]) if pattern else twins.unite(rows, root)
+
+
+def _in_folds(rows: list[dict], root: pathlib.Path, split: Sequence[float], seed: int, pattern: str, *, folds: int,
+              fold: int) -> list[dict]:
+    """`rows` of a data set with subsets of its own, all but test dealt into folds; ids, which restart in every JSON
+    file, are then told apart by the subset they had."""
+    test = pd.Series([row['subset'] == 'test' for row in rows])
+    rest = [row for row in rows if row['subset'] != 'test']
+    united = iter(_groups(rest, root, pattern)) if rest else iter(())
+    groups = pd.Series([row['group'] if row['subset'] == 'test' else next(united) for row in rows])
+    subsets = splits.subsets(groups, split, seed, folds=folds, fold=fold, test=test)
+    log.warning('%s: %d folds of the images that are not test; %s', root, folds,
+                'the subset test stays as it is' if test.any() else f'there is none, so shares {tuple(split)} count')
+    return [row if row['subset'] == 'test' else
+            row | {'subset': subset, 'image_id': f'{row["subset"]}/{row["image_id"]}'}
+            for row, subset in zip(rows, subsets, strict=True)]
+
+
+def _with_valid(rows: list[dict], root: pathlib.Path, split: Sequence[float], seed: int, pattern: str) -> list[dict]:
     """`rows` of train and test, with a share of train's groups as valid: as large, beside train, as `split` says."""
     train = [row for row in rows if row['subset'] == 'train']
     share = split[1] / (split[0] + split[1]) if len(split) == 3 and split[0] + split[1] > 0 else 0
     if not train or not share > 0:
         return rows
-    subsets = splits.by_group(twins.unite(train, root), (1 - share, share, 0), seed)
+    subsets = splits.by_group(_groups(train, root, pattern), (1 - share, share, 0), seed)
     taken = {row['path'] for row, subset in zip(train, subsets, strict=True) if subset == 'valid'}
     log.warning('%s has train and test but no valid: %d of the %d images in train are valid now, whole groups by the '
                 'shares of config.data.split', root, len(taken), len({row['path'] for row in train}))
@@ -142,7 +170,7 @@ def _size(entry: dict, path: pathlib.Path) -> tuple[int, int, str, str]:
         return 0, 0, f'has no size in its entry ({error})', ''
     turn = ''
     if orientation != 1:
-        hidden = image_file.hidden_turn(width, height, orientation)
+        hidden = image_file.hidden_turn(orientation, width=width, height=height)
         turn = f'has EXIF orientation {orientation} ({image_file.SHOWN[orientation]}' + (f'), {UNTOLD}' if hidden else
                                                                                        '), annotated as stored')
     if said == (width, height):
@@ -184,18 +212,19 @@ def _rows(source: Source, dataset: dict, images: dict, reader: LeftOut) -> list[
 
 def _plain(annotation: dict, image: dict, box_only: str) -> tuple[str, str, list | dict | None]:
     """(kind, reason, the segmentation in plain form or None): of a 'broken' one the polygons that can be drawn."""
-    given, bbox, size = annotation.get('segmentation'), annotation.get('bbox'), (image['height'], image['width'])
-    kind, reason = segmentations.kind(given, *size, bbox=bbox)
+    given, bbox = annotation.get('segmentation'), annotation.get('bbox')
+    size = {'height': image['height'], 'width': image['width']}
+    kind, reason = segmentations.kind(given, **size, bbox=bbox)
     if kind in ('polygon', 'rectangle', 'rle'):
-        return kind, '', segmentations.parse(given, *size)
+        return kind, '', segmentations.parse(given, **size)
     if kind == 'box_only' and box_only == 'box':
         outline = segmentations.box_polygon(bbox)
-        outside, reason = segmentations.kind(outline, *size)
+        outside, reason = segmentations.kind(outline, **size)
         return ('broken', reason, None) if outside == 'broken' else (kind, '', outline)
     if kind == 'box_only':
         return kind, reason, None
     sound = segmentations.sound_polygons(given)
-    if sound and segmentations.kind(sound, *size)[0] != 'broken':
+    if sound and segmentations.kind(sound, **size)[0] != 'broken':
         return 'broken', f'{reason}; its other polygons are kept', sound
     return 'broken', reason or 'a mask in another file', None
 
@@ -219,9 +248,20 @@ def _agree(rows: list[dict]) -> None:
 
 
 def _with_cases(rows: list[dict]) -> list[dict]:
-    """Each image is a case, called by its file name; by its path, where the name occurs in two subsets."""
+    """Each image is a case, called by its file name, or its path where the name occurs in two subsets, unless it is a
+    slice of one already."""
     count = Counter(name for name, _ in {(row['file_name'], row['path']) for row in rows})
-    return [row | {'case': row['file_name'] if count[row['file_name']] == 1 else row['path']} for row in rows]
+    return [{'case': row['file_name'] if count[row['file_name']] == 1 else row['path']} | row for row in rows]
+
+
+def _with_patients(rows: list[dict], pattern: str, root: str | os.PathLike) -> list[dict]:
+    """`rows` with patients as groups, and numbered slices of one as one case."""
+    paths = list(dict.fromkeys(row['path'] for row in rows))
+    found = patients.by_pattern(paths, pattern)
+    patients.tell(found, str(root))
+    told = {path: {'group': who} | ({} if number is None else {'case': who, 'slice': number})
+            for path, (who, number) in zip(paths, found, strict=True)}
+    return [row | told[row['path']] for row in rows]
 
 
 def _leave_out(reader: LeftOut, source: Source, kind: str, problems: list, what: str, *, always: bool = False) -> None:

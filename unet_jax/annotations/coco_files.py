@@ -31,9 +31,10 @@ class Source(NamedTuple):
 
 
 def folder(root: str | os.PathLike) -> pathlib.Path:
-    """The folder that a frame's paths are relative to: `root`, or the one that holds it where it is a JSON file."""
+    """The folder that a frame's paths are relative to: `root`, or the one that holds it where it is a JSON file, or a
+    table in CSV."""
     root = pathlib.Path(root)
-    if root.suffix.lower() != '.json' or root.is_dir():
+    if root.suffix.lower() not in ('.json', '.csv') or root.is_dir():
         return root
     return root.parent.parent if root.parent.name == 'annotations' else root.parent
 
@@ -53,7 +54,7 @@ def find(root: str | os.PathLike) -> tuple[list[Source], list[str]]:
     found, others = [(part / FILE, part, SUBSETS[part.name.lower()]) for part in sorted(root.iterdir())
                      if part.name.lower() in SUBSETS and (part / FILE).is_file()], []
     if not found:
-        beside, inside = _json_files(root), _json_files(root / 'annotations')
+        beside, inside = json_files(root), json_files(root / 'annotations')
         found = [(file, _image_folder(root, file.stem), SUBSETS[INSTANCES.fullmatch(file.stem)[2].lower()])
                  for file in inside if INSTANCES.fullmatch(file.stem)]
         others = [f'{file.relative_to(root).as_posix()}: not instances_train, _val or _test' for file in inside
@@ -78,7 +79,7 @@ def find(root: str | os.PathLike) -> tuple[list[Source], list[str]]:
     return sorted(sources, key=lambda source: (*frames.SUBSETS, '').index(source.subset)), others
 
 
-def _json_files(where: pathlib.Path) -> list[pathlib.Path]:
+def json_files(where: pathlib.Path) -> list[pathlib.Path]:
     """The JSON files in a folder, without those that begin with a dot, such as a Mac's notes about files, ._NAME."""
     return sorted(file for file in where.glob('*') if file.suffix.lower() == '.json' and file.is_file()
                   and not file.name.startswith('.')) if where.is_dir() else []

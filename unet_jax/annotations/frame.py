@@ -150,7 +150,7 @@ def locate(root: str | os.PathLike, path: str | os.PathLike) -> pathlib.Path:
     return found
 
 
-def note_left_out(frame: pd.DataFrame, kind: str, policy: str, items: list[str]) -> None:
+def note_left_out(frame: pd.DataFrame, *, kind: str, policy: str, items: list[str]) -> None:
     """Writes into `frame.attrs['reader']` what a reader left out, or filled, of one kind, by which policy."""
     frame.attrs.setdefault('reader', {})[kind] = {'policy': policy, 'count': len(items), 'first': items[:LISTED]}
 
@@ -169,7 +169,7 @@ def apply_unannotated(frame: pd.DataFrame, policy: str, *, audit: bool = False) 
         raise InputError(f'{len(paths)} images have no annotation, first {", ".join(paths[:5])}. Set '
                          "config.data.unannotated to 'negative' if they show no tumour, to 'skip' to leave them out")
     kept = frame[~empty].reset_index(drop=True) if policy == 'skip' and paths else frame
-    note_left_out(kept, 'unannotated', policy, paths)
+    note_left_out(kept, kind='unannotated', policy=policy, items=paths)
     if len(kept) < len(frame):
         log.warning('%d images without annotation left out, first %s', len(paths), ', '.join(paths[:5]))
     return kept

@@ -41,7 +41,7 @@ def look(path: Path) -> tuple[int, int, int]:
     return width, height, turned
 
 
-def hidden_turn(width: int, height: int, turned: int) -> bool:
+def hidden_turn(turned: int, *, width: int, height: int) -> bool:
     """Whether an orientation changes where things are, but not the size, which then tells nobody."""
     return turned in (2, 3, 4) or turned in SHOWN and width == height
 
@@ -85,11 +85,7 @@ def read(path: Path, channels: int) -> np.ndarray:
             if image.width * image.height > MAX_PIXELS:
                 raise InputError(f'{path}: {image.width}×{image.height} is over 64 megapixels; scale it down first')
             if image.mode in ('I', 'F') or image.mode.startswith('I;16'):
-                values = np.asarray(image, np.float32)
-                if not np.isfinite(values).all():
-                    raise InputError(f'{path}: holds values that are not finite')
-                values = values - min(0.0, float(values.min()))
-                image = Image.fromarray(np.uint8(np.rint(values * (255 / max(float(values.max()), 1e-9)))))
+                image = Image.fromarray(to_uint8(np.asarray(image, np.float32), path))
             array = np.asarray(image.convert('L' if channels == 1 else 'RGB'))
     except FileNotFoundError as error:
         raise InputError(f'{path}: no such file; the annotations name it') from error
@@ -98,3 +94,25 @@ def read(path: Path, channels: int) -> np.ndarray:
             raise
         raise InputError(f'{path}: cannot be read as an image ({error})') from error
     return array.reshape(*array.shape[:2], channels)
+
+
+def to_uint8(values: np.ndarray, where: object) -> np.ndarray:
+    """Numbers of any size, scaled so that their maximum becomes 255. Raises InputError where one is not finite."""
+    if not np.isfinite(values).all():
+        raise InputError(f'{where}: holds values that are not finite')
+    values = np.asarray(values, np.float32)
+    values = values - min(0.0, float(values.min()))
+    return np.uint8(np.rint(values * (255 / max(float(values.max()), 1e-9))))
+
+
+def from_array(array: np.ndarray, channels: int) -> np.ndarray:
+    """An image in memory, (H, W), (H, W, 1) or (H, W, 3), as `read` gives it from a file with these pixels: uint8 as
+    it is, other numbers scaled to their own maximum. Raises InputError for other shapes and what is not finite."""
+    if array.ndim not in (2, 3) or array.ndim == 3 and array.shape[-1] not in (1, 3) or not array.size:
+        raise InputError(f'the image is an array of shape {array.shape}; expected (height, width), or (height, width, '
+                         '1 or 3)')
+    if array.shape[0] * array.shape[1] > MAX_PIXELS:
+        raise InputError(f'the image is {array.shape[1]}×{array.shape[0]}, over 64 megapixels; scale it down first')
+    pixels = array if array.dtype == np.uint8 else to_uint8(array, 'the image')
+    image = Image.fromarray(pixels[..., 0] if pixels.ndim == 3 and pixels.shape[-1] == 1 else pixels)
+    return np.asarray(image.convert('L' if channels == 1 else 'RGB')).reshape(*array.shape[:2], channels)

@@ -110,8 +110,9 @@ def paint(masks, regions: tuple[Region, ...], classes: tuple[int, ...]):
     return bits
 
 
-def from_probabilities(probability, *, threshold: float, regions: tuple[Region, ...], classes: tuple[int, ...]):
-    """Probabilities (…, R) of the regions -> (…) bit sets: the one rule by which masks are made.
+def from_probabilities(probability, *, threshold, regions: tuple[Region, ...], classes: tuple[int, ...]):
+    """Probabilities (…, R) of the regions -> (…) bit sets: the one rule by which masks are made. threshold: a number,
+    or an array (R,).
 
     Validation, tuning, evaluation and prediction all come here, so that checkpoints and limits are chosen by the masks
     that are scored and written. Post-processing, where it is on, follows (inference/postprocess.py).

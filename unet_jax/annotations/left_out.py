@@ -32,7 +32,7 @@ class LeftOut(NamedTuple):
     def note(self, frame: pd.DataFrame, where: str) -> None:
         """Into the log and `frame.attrs['reader']`."""
         for kind, items in self.items.items():
-            frames.note_left_out(frame, kind, self.policies[kind], items)
+            frames.note_left_out(frame, kind=kind, policy=self.policies[kind], items=items)
             if items:
                 log.warning('%s: %s = %r for %d, first %s', where, kind, self.policies[kind], len(items),
                             '; '.join(items[:3]))

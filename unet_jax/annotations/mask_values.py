@@ -14,6 +14,7 @@ from unet_jax.annotations.image_file import IMAGE_FORMATS, MAX_PIXELS
 from unet_jax.errors import InputError
 
 MOST = 32  # values of all masks together that can be classes; more are soft edges
+IDS = 'Pixel values', 'label numbers'  # said in masks that this project writes: their palette only shows the numbers
 log = logging.getLogger('unet_jax')
 
 
@@ -61,9 +62,10 @@ def _open(path: Path) -> Image.Image:
 
 
 def values_of(image: Image.Image) -> np.ndarray:
-    """(H, W) int32: grey values, palette colours, or 2²⁴ + RGB where channels differ. Transparent pixels are 0."""
+    """(H, W) int32: grey values, palette colours (of masks of our own the numbers behind them), or 2²⁴ + RGB where
+    channels differ. Transparent pixels are 0."""
     try:
-        if image.mode in ('P', 'PA'):
+        if image.mode in ('P', 'PA') and image.info.get(IDS[0]) != IDS[1]:
             image = image.convert('RGBA' if 'transparency' in image.info else 'RGB')
         array = np.asarray(image)
     except (OSError, SyntaxError, ValueError) as error:

@@ -1,5 +1,6 @@
 """BraTS releases in NIfTI, and task 1 of the Medical Segmentation Decathlon: a case is a volume of four sequences."""
 import logging
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -7,17 +8,16 @@ import nibabel
 import numpy as np
 import pandas as pd
 
-from unet_jax.annotations import brain, contrasts, nifti_search, schemas
+from unet_jax.annotations import brain, contrasts, nifti_search, schemas, volumes
 from unet_jax.annotations import frame as annotation_frame
 from unet_jax.annotations.brats_h5_file import standardise
 from unet_jax.annotations.left_out import of_files
-from unet_jax.annotations.nifti_file import Header, describe, read_header, read_image, read_label
+from unet_jax.annotations.nifti_file import read_image, read_label
 from unet_jax.annotations.nifti_search import LAYOUT, NIFTI, Files  # noqa: F401  (others ask for LAYOUT here)
 from unet_jax.annotations.schemas import MODALITIES, SCHEMAS
-from unet_jax.annotations.split import subsets
 from unet_jax.errors import InputError
-from unet_jax.progress import bar
 
+POSITIONS = {m: int(place) for m, place in SCHEMAS['MSD'].suffixes.items()}  # in the Decathlon's one file
 log = logging.getLogger('unet_jax')
 
 
@@ -30,59 +30,40 @@ class Case(NamedTuple):
 
 
 def read_frame(root: str | Path, *, schema: str = 'auto', split: tuple[float, float, float] = (0.7, 0.15, 0.15),
-               seed: int = 0, modalities: tuple[str, ...] = MODALITIES, missing_modalities: bool = False,
+               seed: int = 0, modalities: tuple[str, ...] = (), missing_modalities: bool = False,
                folds: int = 0, fold: int = 0, on_error: str = 'raise', audit: bool = False) -> pd.DataFrame:
     """The annotation frame of the cases at or below `root`: a row per case and class present.
 
     `schema` is a key of `schemas.SCHEMAS` and says what the labels mean, whatever the files are called; 'auto' tells
     it by file names and label values. Every header is checked and every label volume read once. All time points of a
-    patient go to one subset, stratified by tumour volume; with `folds`, fold number `fold` is valid and the others
-    train, after the test share of `split` was set aside. Added columns: modalities {name: file, or {'file', 'index'},
-    or None where `missing_modalities` allows it}, in channel order; label, the file; depth; spacing (mm); schema.
-    height, width, depth are the array's axes (X, Y, Z).
+    patient, and copies of a volume, go to one subset, stratified by tumour volume; with `folds`, fold number `fold` is
+    valid and the others train, after the test share of `split` was set aside. Added columns: modalities {name: file,
+    or {'file', 'index'}, or None where `missing_modalities` allows it}, in channel order; label, the file; depth;
+    spacing (mm); schema. height, width, depth are the array's axes (X, Y, Z).
 
     Raises InputError for cases that are incomplete, damaged, of unlike shape or affine, or of an unknown release. With
     on_error = 'skip', and for an `audit`, such cases are left out and counted in `frame.attrs['reader']`, unless the
     release is unknown.
     """
     root, reader = Path(root), of_files(on_error, audit=audit)
-    if set(modalities) - set(MODALITIES) or not modalities:
+    if set(modalities) - set(MODALITIES):
         raise InputError(f'modalities {modalities}; choose from {MODALITIES}')
     candidates, cases = nifti_search.find(root, schema, modalities, missing_modalities, reader)
-    headers = {c.name: reader.attempt('unreadable', _check_headers, c, 'MSD' in candidates)
-               for c in bar(cases, desc='headers', unit='case')}
-    counts = {c.name: reader.attempt('unreadable', _count, c) for c in bar(cases, desc='reading labels', unit='case')
-              if headers[c.name]}  # voxels of each value
-    cases = [case for case in cases if counts.get(case.name) is not None]
-    if not cases:
-        raise InputError(f'{root}: no case can be read. {"; ".join(sum(reader.items.values(), [])[:3])}')
-    headers, counts = ({case.name: values[case.name] for case in cases} for values in (headers, counts))
-    found = SCHEMAS[schema] if schema != 'auto' else nifti_search.decide(root, candidates, counts)
-    values = set(np.flatnonzero(sum(counts.values())).tolist()) - {0}
-    for case in cases:
-        nifti_search.check_values(case, counts[case.name], found, values)
-    tumour = {name: int(count[1:].sum()) for name, count in counts.items()}
-    groups = pd.Series({case.name: case.patient for case in cases})
-    subset = subsets(groups, split, seed, pd.Series(tumour)[groups.index], folds=folds, fold=fold)
-    rows = []
-    for case in cases:
-        row = _row(case, root, 'MSD' in candidates, headers[case.name])
-        row |= {'schema': found.name, 'subset': subset[case.name]}
-        voxels = {v: int(n) for v, n in enumerate(counts[case.name]) if v and n}
-        rows += [row | {'category_id': v, 'category': found.names[v],
-                        'segmentation': {'file': row['label'], 'label': v, 'voxels': n}}
-                 for v, n in voxels.items()] or [row]
-    frame = annotation_frame.build(rows)
-    reader.note(frame, str(root))
-    return frame
+    decathlon = 'MSD' in candidates
+
+    def meaning(counts: dict[str, np.ndarray]) -> volumes.Meaning:
+        found = SCHEMAS[schema] if schema != 'auto' else nifti_search.decide(root, candidates, counts)
+        values = set(np.flatnonzero(sum(counts.values())).tolist()) - {0}
+        for case in cases:
+            if case.name in counts:
+                nifti_search.check_values(case, counts[case.name], found, values)
+        return volumes.Meaning(found.name, found.names, found.regions)
+
+    return volumes.build(root, cases, reader, meaning, positions=POSITIONS if decathlon else None,
+                         subset_of=volumes.by_patient(split, seed, folds=folds, fold=fold))
 
 
-def _count(case: Files) -> np.ndarray:
-    """(256,) voxels of each label value."""
-    return np.bincount(read_label(case.label)[0].ravel(), minlength=256)
-
-
-def find_cases(root: str | Path, schema: str, modalities: tuple[str, ...] = MODALITIES,
+def find_cases(root: str | Path, schema: str, *, modalities: tuple[str, ...] = (),
                missing_modalities: bool = False) -> pd.DataFrame:
     """The cases at or below `root`, labelled or not, a row each as `frame.images` gives them, without annotations.
 
@@ -91,12 +72,11 @@ def find_cases(root: str | Path, schema: str, modalities: tuple[str, ...] = MODA
     """
     root, reader = Path(root), of_files('skip')
     candidates, cases = nifti_search.find(root, 'auto', modalities, missing_modalities, reader, labelled=False)
-    rows = []
+    rows, positions = [], POSITIONS if 'MSD' in candidates else None
     for case in cases:
-        header = reader.attempt('unreadable', _check_headers, case, 'MSD' in candidates)
+        header = reader.attempt('unreadable', volumes.check_headers, case, positions)
         if header:
-            rows.append(_row(case, root, 'MSD' in candidates, header)
-                        | {'schema': schema, 'annotations': (), 'subset': 'test', 'label': None})
+            rows.append(volumes.row_of(case, root, positions, header) | unknown(schema))
     problems = [*reader.items['missing'], *reader.items['unreadable']]
     if not rows:
         raise InputError(f'{root}: no case can be predicted. {"; ".join(problems[:3])}')
@@ -105,46 +85,24 @@ def find_cases(root: str | Path, schema: str, modalities: tuple[str, ...] = MODA
     return found
 
 
-def find_file(path: str | Path, schema: str, modalities: tuple[str, ...] = MODALITIES) -> pd.DataFrame:
+def find_file(path: str | Path, schema: str, modalities: tuple[str, ...] = ()) -> pd.DataFrame:
     """The case in one file that holds the four sequences, in any folder, as `find_cases` gives it."""
     path = Path(path)
     name = NIFTI.fullmatch(path.name)[1]
-    case = Files(name, name, path.parent, dict.fromkeys(modalities, path), None)
-    row = _row(case, path.parent, True, _check_headers(case, True))
-    return pd.DataFrame([row | {'schema': schema, 'annotations': (), 'subset': 'test', 'label': None}])
-
-
-def _row(case: Files, root: Path, decathlon: bool, header: Header) -> dict:
-    files = {m: None if p is None else p.relative_to(root).as_posix() for m, p in case.modalities.items()}
-    path, label = case.folder.relative_to(root).as_posix(), case.label and case.label.relative_to(root).as_posix()
-    if decathlon:
-        path = next(iter(files.values()))
-        files = {m: {'file': f, 'index': int(SCHEMAS['MSD'].suffixes[m])} for m, f in files.items()}
-    return {'file_name': case.name, 'width': header.shape[1], 'height': header.shape[0], 'image_id': case.name,
-            'path': path, 'group': case.patient, 'case': case.name, 'category_id': None, 'segmentation': None,
-            'category': None, 'slice': None, 'modalities': files, 'label': label,
-            'depth': header.shape[2], 'spacing': list(header.spacing)}
-
-
-def _check_headers(case: Files, decathlon: bool) -> Header:
-    """The label's header, or without one an image's, after all files of the case were found to lie on one grid."""
-    images = dict.fromkeys(filter(None, case.modalities.values()))
-    headers = {path: read_header(path) for path in (*images, case.label) if path}
-    first = headers[case.label or next(iter(images))]
-    grid = first._replace(shape=first.shape if case.label or not decathlon else first.shape[:3])
-    for path, header in headers.items():
-        axes = (*grid.shape, len(MODALITIES)) if decathlon and path != case.label else grid.shape
-        if len(grid.shape) != 3 or header.shape != axes or not np.allclose(header.affine, grid.affine, atol=1e-3):
-            raise InputError(f'{case.folder}: the files of {case.name} do not lie on one grid; nothing is resampled '
-                             'silently, so register and resample them first:\n'
-                             + '\n'.join(describe(p, h) for p, h in headers.items()))
-    return grid
+    case = Files(name, name, path.parent, dict.fromkeys(modalities or MODALITIES, path), None)
+    row = volumes.row_of(case, path.parent, POSITIONS, volumes.check_headers(case, POSITIONS))
+    return pd.DataFrame([row | unknown(schema)])
 
 
 def sequence_files(modalities: dict[str, str | dict | None]) -> list[str]:
     """The files of a case's `modalities`, relative to the root, each once: the Decathlon has all in one."""
     places = [place if isinstance(place, str) else place['file'] for place in modalities.values() if place]
     return list(dict.fromkeys(places))
+
+
+def unknown(schema: str) -> dict:
+    """What the row of a case to predict has where others have annotations."""
+    return {'schema': schema, 'annotations': (), 'subset': 'test', 'label': None}
 
 
 def read_case(root: str | Path, row) -> Case:
@@ -155,26 +113,43 @@ def read_case(root: str | Path, row) -> Case:
     modality. Where a border is made of no such number, a warning says so and all of the volume is brain.
     Raises InputError for damaged files, values that are not finite, and labels that are not of the release.
     """
-    root, shape = Path(root), (row.height, row.width, row.depth)
-    image, inside, header = np.zeros((*shape, len(row.modalities)), np.float32), np.zeros(shape, bool), None
-    for c, place in enumerate(row.modalities.values()):
-        if place is None:
+    root, shape, header = Path(root), (row.height, row.width, row.depth), None
+
+    def channels() -> Iterator[tuple[Path | None, np.ndarray | None]]:
+        nonlocal header
+        for place in row.modalities.values():
+            if place is None:
+                yield None, None
+                continue
+            path = annotation_frame.locate(root, place if isinstance(place, str) else place['file'])
+            if header is None or isinstance(place, str):  # a 4-D file is read once
+                volume, header = read_image(path)
+            yield path, volume if isinstance(place, str) else volume[..., place['index']]
+
+    image, inside = assemble(channels(), shape, len(row.modalities))
+    allowed = schemas.classes(row.schema) if row.schema in SCHEMAS else None
+    label = read_label(annotation_frame.locate(root, row.label), allowed)[0] if row.label else None
+    return Case(image, label, header.affine, header.nifti, inside)
+
+
+def assemble(channels: Iterable[tuple[object, np.ndarray | None]], shape: tuple[int, int, int], count: int
+             ) -> tuple[np.ndarray, np.ndarray]:
+    """(image (X, Y, Z, C) float32, brain (X, Y, Z) bool) of (its name, its voxels or None) of each of `count`
+    sequences in turn; see `read_case`. Raises InputError for one that is not of `shape`."""
+    image, inside = np.zeros((*shape, count), np.float32), np.zeros(shape, bool)
+    for c, (name, channel) in enumerate(channels):
+        if channel is None:
             continue
-        path = annotation_frame.locate(root, place if isinstance(place, str) else place['file'])
-        if header is None or isinstance(place, str):  # a 4-D file is read once
-            volume, header = read_image(path)
-        channel = volume if isinstance(place, str) else volume[..., place['index']]
         if channel.shape != shape:
-            raise InputError(f'{path}: shape {channel.shape}; annotated as {shape}')
+            raise InputError(f'{name}: shape {channel.shape}; expected {shape}, as the others of its case have')
         outside = brain.level(channel)
         if outside is None:
             log.warning('%s: no one number makes up a quarter of its border, so nothing tells where the brain ends '
-                        'and all of the volume is taken for brain. Strip the skull, or set what is outside to 0', path)
+                        'and all of the volume is taken for brain. Strip the skull, or set what is outside to 0', name)
         inside |= True if outside is None else channel != outside
         image[..., c] = channel
     image[~inside] = 0
-    label = read_label(annotation_frame.locate(root, row.label), schemas.classes(row.schema))[0] if row.label else None
-    return Case(image, label, header.affine, header.nifti, inside)
+    return image, inside
 
 
 def check_intensities(frame: pd.DataFrame, root: str | Path, *, most: int = 5, on_error: str = 'raise',

@@ -61,12 +61,17 @@ def read(path: Path) -> tuple[np.ndarray, Header]:
 def read_image(path: Path) -> tuple[np.ndarray, Header]:
     """(float32 intensities, header), -32768 replaced by 0. Raises InputError for values that are not finite."""
     voxels, header = read(path)
+    return intensities(voxels, path), header
+
+
+def intensities(voxels: np.ndarray, where: object) -> np.ndarray:
+    """Voxels of any number type -> float32, -32768 replaced by 0. Raises InputError for what is not finite."""
     with np.errstate(over='ignore'):  # a forged scaling; what it makes infinite is refused below
         image = voxels.astype(np.float32)
     if not np.isfinite(image).all():
-        raise InputError(f'{path}: {(~np.isfinite(image)).sum()} voxels are not finite numbers')
+        raise InputError(f'{where}: {(~np.isfinite(image)).sum()} voxels are not finite numbers')
     image[voxels == OUTSIDE] = 0
-    return image, header
+    return image
 
 
 def read_label(path: Path, allowed: tuple[int, ...] | None = None) -> tuple[np.ndarray, Header]:

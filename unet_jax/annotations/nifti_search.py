@@ -27,7 +27,9 @@ ENDINGS = ('Known are NAME_flair, _t1, _t1ce (or _t1gd, _t1c), _t2 and the label
            '_glistrboost); NAME-t2f, -t1n, -t1c, -t2w and -seg; the same words alone, in a folder for each case; and '
            "the Decathlon's imagesTr/BRATS_001 with labelsTr/BRATS_001")
 DEPTH = 4  # folders below the root that are searched
-PATIENT = r'(BraTS-\w+-\d{5})-\d{3}'  # and a time point: of MEN, MET and SSA too
+PATIENTS = (r'(BraTS-\w+-\d{5})-\d{3}', r'(UPENN-GBM-\d{5})_\d{2}', r'(UCSF-PDGM-\d{3,4})_FU\d+d',
+            r'(TCGA-\w{2}-\w{4})[_-]\d{4}\.\d{2}\.\d{2}')  # and a time point, in sets that are no release of the table
+BETTER = '_manuallycorrected'  # of TCGA's two labels of a case, the one that a person went over
 NIFTI = re.compile(r'(?!\._)(.+?)(\.nii(?:\.gz)?)', re.IGNORECASE)  # ._NAME is a Mac's note about a file
 NNUNET = re.compile(r'.+_\d{4}')
 log = logging.getLogger('unet_jax')
@@ -47,9 +49,9 @@ def find(root: Path, wanted: str, modalities: tuple[str, ...], missing_modalitie
     """(the releases that the names allow, the cases).
 
     Cases with names of the release `wanted` are taken alone where there are some; otherwise, as for 'auto', those of
-    any release, and then those of any name.
+    any release, and then those of any name. No `modalities` are all that the release has.
     """
-    files = [Path(folder) / name for folder, names in _walk(root) for name in names if NIFTI.fullmatch(name)]
+    files = [Path(folder) / name for folder, names in walk(root) for name in names if NIFTI.fullmatch(name)]
     for path in files:
         annotation_frame.locate(root, path.relative_to(root))
     if not files:
@@ -58,7 +60,7 @@ def find(root: Path, wanted: str, modalities: tuple[str, ...], missing_modalitie
     if unlabelled:  # the Decathlon's own test images
         log.info('%s: %d images in imagesTs have no labels; --mode=predict takes them', root, len(unlabelled))
         files = [path for path in files if path not in unlabelled]
-    matches = _matches(files, wanted, labelled)
+    matches = matches_of(files, wanted, labelled)
     if not matches:
         raise InputError(_unknown(root, files, labelled))
     first = next(iter(matches.values()))
@@ -66,6 +68,7 @@ def find(root: Path, wanted: str, modalities: tuple[str, ...], missing_modalitie
         raise InputError(f'{root}: cases of several releases ({", ".join(matches)}). Years overlap, so mixing them '
                          'leaks test cases: name one by config.data.schema, or choose a narrower root')
     named = SCHEMAS[next(iter(matches))]
+    modalities = modalities or tuple(named.suffixes)
     taken = {path for parts in first.values() for path in parts.values()}
     others = [path for path in files if path not in taken]
     cases = [reader.attempt('missing', _case, name, parts, named, modalities, missing_modalities, others, labelled)
@@ -78,19 +81,19 @@ def find(root: Path, wanted: str, modalities: tuple[str, ...], missing_modalitie
     return tuple(matches), cases
 
 
-def _walk(root: Path) -> Iterator[tuple[str, list[str]]]:
+def walk(root: Path) -> Iterator[tuple[str, list[str]]]:
     for folder, folders, names in os.walk(root):
         folders[:] = sorted(folders) if len(Path(folder).relative_to(root).parts) < DEPTH else []
         yield folder, sorted(names)
 
 
-def _matches(files: list[Path], wanted: str, labelled: bool) -> dict[str, dict[str, dict[str, Path]]]:
+def matches_of(files: list[Path], wanted: str, labelled: bool) -> dict[str, dict[str, dict[str, Path]]]:
     """{release: what `_match` finds} by names of `wanted`, else of any release, else by any names: of the two ways to
     call the sequences the one that takes more files, where it gives a whole case."""
     for tried in ([schemas.schema(wanted)] if wanted != 'auto' else [], SCHEMAS.values()):
         if matches := {s.name: found for s in tried if (found := _match(files, s))}:
             return matches
-    loose = {s.name: found for s in SCHEMAS.values() if s.separator and (found := _match(files, s, loose=True))}
+    loose = {s.name: found for s in SCHEMAS.values() if s.loose and (found := _match(files, s, loose=True))}
     loose = {name: found for name, found in loose.items()
              if any(len(parts) > 1 and ('seg' in parts or not labelled) for parts in found.values())}
     taken = {name: sum(map(len, found.values())) for name, found in loose.items()}
@@ -99,11 +102,11 @@ def _matches(files: list[Path], wanted: str, labelled: bool) -> dict[str, dict[s
 
 def _match(files: list[Path], schema: Schema, *, loose: bool = False) -> dict[str, dict[str, Path]]:
     """{case: {modality or 'seg': file}} of the files named as `schema` names them; `loose`: with any name in front."""
-    suffixes = {suffix: m for m, suffix in schema.suffixes.items()} | {'seg': 'seg'}
+    suffixes = {suffix: m for m, suffix in schema.suffixes.items()} | {schema.label: 'seg'}
     suffixes |= {other: m for other, m in schemas.ALIASES.items() if loose and m in (*schema.aliased, 'seg')}
     between = '[-_.]' if loose else schema.separator
     tail = f'{between}({"|".join(suffixes)})' if schema.separator else '()'
-    pattern = re.compile(f'(?P<case>{"(.+)" if loose else schema.case}){tail}', re.IGNORECASE)
+    pattern = re.compile(f'(?P<case>{"(.+?)" if loose else schema.case}){tail}', re.IGNORECASE)
     found = defaultdict(dict)
     for path in files:
         stem = NIFTI.fullmatch(path.name)[1]
@@ -116,7 +119,9 @@ def _match(files: list[Path], schema: Schema, *, loose: bool = False) -> dict[st
             ['seg'] if path.parent.name == 'labelsTr' else MODALITIES)
         for key in keys:
             other = found[match['case']].setdefault(key, path)
-            if other != path:
+            if loose and BETTER in f'{path.name}{other.name}'.lower():
+                found[match['case']][key] = path if BETTER in path.name.lower() else other
+            elif other != path:
                 raise InputError(f'{other} and {path} are both {key} of {match["case"]}; keep one')
     return dict(found)
 
@@ -130,13 +135,17 @@ def _case(name: str, parts: dict[str, Path], schema: Schema, modalities: tuple[s
     absent = [m for m in modalities if m not in parts]
     unlabelled = labelled and 'seg' not in parts
     if unlabelled or absent and (not missing_modalities or len(absent) == len(modalities)):
-        lacking = [*(schema.suffixes[m] for m in absent), *(('the label (seg)',) if unlabelled else ())]
+        lacking = [*(schema.suffixes.get(m, m) for m in absent)] + [f'the label ({schema.label})'] * unlabelled
         raise InputError(f'{folder}: case {name} lacks {", ".join(lacking)}; download it again, or allow missing '
                          'modalities. Its files:\n' + _listing([*parts.values(), *others], folder))
-    patterns = (*(s.case for s in SCHEMAS.values()), PATIENT)
-    known = (re.fullmatch(pattern, name, re.IGNORECASE) for pattern in patterns)
-    patient = next((match[1] for match in known if match), name)
-    return Files(name, patient, folder, {m: parts.get(m) for m in modalities}, parts.get('seg'))
+    return Files(name, patient(name), folder, {m: parts.get(m) for m in modalities}, parts.get('seg'))
+
+
+def patient(case: str) -> str:
+    """Whose a case is: its name without the time point, where it is called as in a set that is known."""
+    patterns = (*(one.case for one in SCHEMAS.values()), *PATIENTS)
+    known = (re.fullmatch(pattern, case, re.IGNORECASE) for pattern in patterns)
+    return next((match[1] for match in known if match), case)
 
 
 def _unknown(root: Path, files: list[Path], labelled: bool) -> str:
@@ -144,10 +153,9 @@ def _unknown(root: Path, files: list[Path], labelled: bool) -> str:
     stems = [NIFTI.fullmatch(path.name)[1] for path in files]
     ends = Counter(re.split('[-_.]', stem)[-1] for stem in stems)
     found = ', '.join(f'{end} ({count})' for end, count in ends.most_common(8))
-    advice = 'Rename the files so'
+    advice = 'Rename the files so, or say by --config.data.format=volumes --config.data.files=… how they are called'
     if any(NNUNET.fullmatch(path.name.split('.')[0]) and path.parent.name.startswith('images') for path in files):
-        advice = ("These look like nnU-Net's: give each of _0000, _0001, … the ending of its channel in dataset.json, "
-                  'and put CASE_seg, from labelsTr, beside them')
+        advice = "These look like nnU-Net's: --config.data.format=nnunet_raw reads them by their dataset.json"
     whole = ' with a label' if labelled else ''
     return (f'{root}: no case{whole} among {len(files)} NIfTI files, whose names end in {found}. {ENDINGS}. {advice}. '
             f'Files found:\n{_listing(files)}')
@@ -168,6 +176,8 @@ def decide(root: Path, candidates: tuple[str, ...], counts: dict[str, np.ndarray
         if 4 in values:
             return SCHEMAS['2024-PED']
         candidates = ('2023', '2024-PED')  # 2023 gave cases of the same names labels 1, 2, 3 of other meaning
+    elif candidates == ('MET',) and 4 not in values:  # 4 came in 2025
+        return SCHEMAS['2023']
     elif len(candidates) == 1:
         return SCHEMAS[candidates[0]]
     elif set(candidates) == {'2023', '2024-GLI'}:  # 1, 2 and 3 mean the same in both (the shapes are alike since 2025)

@@ -7,14 +7,15 @@ images, are left out: images/a/7.jpg and masks/a/7.png, TCGA_1/TCGA_1_12.tif and
 import logging
 import os
 import re
-from collections import Counter, defaultdict
+from collections import defaultdict
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
 import pandas as pd
 
 from unet_jax.annotations import frame as frames
-from unet_jax.annotations import mask_values
+from unet_jax.annotations import mask_values, twins
+from unet_jax.annotations import patients as people
 from unet_jax.annotations.image_file import ENDINGS
 from unet_jax.annotations.left_out import LeftOut, left_out
 from unet_jax.annotations.split import source_stem, subsets
@@ -31,8 +32,6 @@ END = re.compile(rf'^(?P<stem>.+?)[_\-. ]({MASK}|(?P<image>{IMAGE}))(?:[_\-]?\d{
 START = re.compile(rf'^({MASK}|(?P<image>{IMAGE}))[_\-. ](?P<stem>.+)$', re.IGNORECASE)
 ANY = f'{MASK}|{IMAGE}|{"|".join(SUBSETS)}'
 WORD = re.compile(rf'^(?P<first>{ANY})(?=[_\- ]|$)|(?:^|(?<=[_\- ]))(?P<last>{ANY})$', re.IGNORECASE)
-NUMBERED = re.compile(r'^(?P<patient>.*\d.*?)[_\-. ]+(?:slice|img|image|s|z)?[_\-]?(?P<number>\d+)$',
-                      re.IGNORECASE)
 LAYOUT = ('Looked for pairs of image and mask there and up to 6 folders below: images/x.png with masks/x.png, or '
           'x.png with x_mask.png; endings ' + ', '.join(ENDINGS))
 log = logging.getLogger('unet_jax')
@@ -105,43 +104,17 @@ def match(paths: list[str]) -> tuple[list[Pair], list[str], list[str]]:
     return pairs, lone, [path for key, those in masks.items() if key not in images for path in those]
 
 
-def patients(paths: list[str], pattern: str = '') -> list[tuple[str, int | None]]:
+def patients(paths: list[str], pattern: str = '', *, least: int = people.LEAST, folders: int = 2) -> people.Found:
     """(patient, slice number) of each image; the number is None where images stand alone.
 
-    Slices of a patient are those in one folder, or of one beginning of their names, where that has a digit in it (as
-    identifiers have, and words such as 'yes' have not) and the names end with numbers: TCGA_CS_4941/…_12.tif,
-    P07-003.png. `pattern`, a regular expression with one group for the patient and maybe one for the number, decides
-    instead where it is given. Raises InputError for a pattern that is none, or fits no path.
+    `pattern` decides where it is given (`people.by_pattern`), else folders and names (`people.by_name`).
     """
     if pattern:
-        try:
-            found = [re.search(pattern, path) for path in paths]
-            return [(m[1], int(m[2]) if m.re.groups > 1 else None) for m in found]
-        except (re.error, TypeError, ValueError, IndexError) as error:
-            bad = [path for path in paths if not re.search(pattern, path)] if _compiles(pattern) else []
-            raise InputError(f'config.data.group_pattern is {pattern!r}; it takes a regular expression with a group '
-                             'for the patient, and one for the number, that fits every path'
-                             f'{" such as " + bad[0] if bad else ""} ({error})') from error
+        return people.by_pattern(paths, pattern)
     parts = [part(path) for path in paths]
-    names = [NUMBERED.match(found.stem) for found in parts]
-    folders = ['/'.join(found.folders) for found in parts]
-    found = []
-    if all(names):
-        by_folder = len(set(folders)) > 1 and all(p.folders and re.search(r'\d', p.folders[-1]) for p in parts)
-        found = [(folder if by_folder else f'{folder}/{m["patient"]}'.strip('/'), int(m['number']))
-                 for folder, m in zip(folders, names, strict=True)]
-    sizes = Counter(patient for patient, _ in found)
-    if not found or len(set(found)) < len(found) or sorted(sizes.values())[len(sizes) // 2] < 3:
-        return [(source_stem(path) if '/' not in path else f'{os.path.dirname(path)}/{source_stem(path)}', None)
-                for path in paths]
-    return found
-
-
-def _compiles(pattern: str) -> bool:
-    try:
-        return bool(re.compile(pattern))
-    except re.error:
-        return False
+    found = people.by_name([('/'.join(p.folders), p.stem) for p in parts], least=least, folders=folders)
+    return found or [(source_stem(path) if '/' not in path else f'{os.path.dirname(path)}/{source_stem(path)}', None)
+                     for path in paths]
 
 
 def read_frame(root: str | Path, *, split=(0.7, 0.15, 0.15), seed: int = 0, folds: int = 0, fold: int = 0,
@@ -149,9 +122,10 @@ def read_frame(root: str | Path, *, split=(0.7, 0.15, 0.15), seed: int = 0, fold
                ) -> pd.DataFrame:
     """The annotation frame of the pairs at or below `root`; masks become run-length encoded segmentations.
 
-    Subsets are those of the folders' names where there are any, else made by patient (`patients`). Classes are the
-    masks' values (`mask_values.decide`). Raises InputError for images without mask, masks without image or of another
-    size, and files that cannot be read; with on_error = 'skip', and for an `audit`, those are left out and counted.
+    Subsets are those of the folders' names where there are any, else made by patient (`patients`), near copies
+    together; folds are made of all that is not in the folder test. Classes are the masks' values
+    (`mask_values.decide`). Raises InputError for images without mask, masks without image or of another size, and
+    files that cannot be read; with on_error = 'skip', and for an `audit`, those are left out and counted.
     """
     root = Path(root)
     reader = left_out(dict.fromkeys(('missing', 'unreadable'), on_error), audit=audit)
@@ -166,11 +140,17 @@ def read_frame(root: str | Path, *, split=(0.7, 0.15, 0.15), seed: int = 0, fold
         raise InputError(f'{root}: no pair can be read. {"; ".join(reader.items["unreadable"][:3])}')
     classes = mask_values.decide([f.values for f in found], values, where=str(root))
     who = patients([pair.image.path for pair in pairs], group_pattern)
-    groups = pd.Series([patient for patient, _ in who])
+    people.tell(who, str(root))
     own = {pair.image.subset for pair in pairs} - {''}
     share = pd.Series([float(bool(f.values)) for f in found])
-    subset = [pair.image.subset or 'train' for pair in pairs] if own - {'train'} else \
-        subsets(groups, split, seed, share, folds=folds, fold=fold)
+    subset = [pair.image.subset or 'train' for pair in pairs]
+    if folds or not own - {'train'}:
+        groups = pd.Series([patient for patient, _ in who])
+        if all(number is None for _, number in who):  # slices above the head are all alike, and would tie patients
+            groups = twins.unite([{'path': pair.image.path, 'group': group}
+                                  for pair, group in zip(pairs, groups, strict=True)], root)
+        test = pd.Series([name == 'test' for name in subset])
+        subset = subsets(groups, split, seed, share, folds=folds, fold=fold, test=test)
     rows = []
     for pair, content, (patient, number), where in zip(pairs, found, who, subset, strict=True):
         name = pair.image.path
@@ -179,6 +159,7 @@ def read_frame(root: str | Path, *, split=(0.7, 0.15, 0.15), seed: int = 0, fold
                'image_id': name, 'group': patient, 'case': case, 'slice': number}
         rows += [row | {'category_id': c, 'category': classes.names[c], 'segmentation': rle}
                  for c, rle in mask_values.segmentations(content, classes)] or [row]
+    people.check_sizes(rows)
     frame = frames.build(rows)
     frame.attrs['annotation_files'] = sorted(name for pair in pairs for name in pair.masks)
     reader.note(frame, str(root))

@@ -15,7 +15,7 @@ FARTHEST = 100_000.0  # pixels from the origin
 LONGEST = 1_000_000.0  # pixels around a polygon; the library keeps 5 points per pixel of outline
 
 
-def parse(segmentation, height: int, width: int) -> list[list[float]] | dict:
+def parse(segmentation, *, height: int, width: int) -> list[list[float]] | dict:
     """Any form found in COCO files -> its plain form: a list of polygons [x, y, …], or run lengths (RLE).
 
     Accepts nested and flat polygons, numbers as text, RLE with counts as list, str or bytes; polygons without any
@@ -52,28 +52,29 @@ def sound_polygons(segmentation) -> list[list[float]]:
     return found
 
 
-def rasterise(segmentation, height: int, width: int, *, where: str) -> np.ndarray:
+def rasterise(segmentation, *, height: int, width: int, where: str) -> np.ndarray:
     """COCO segmentation -> (H, W) bool, the union of its polygons, clipped to the image.
 
     `where` names file and annotation in the InputError raised for what `parse` refuses.
     """
     try:
-        rle = _encode(parse(segmentation, height, width), height, width)
+        rle = _encode(parse(segmentation, height=height, width=width), height, width)
     except ValueError as error:
         raise InputError(f'{where}: {error}') from error
     return coco_mask.decode(rle).astype(bool)
 
 
-def area(segmentations: Iterable, height: int, width: int, *, where: str) -> int:
+def area(segmentations: Iterable, *, height: int, width: int, where: str) -> int:
     """Pixels in the union of COCO segmentations, from run lengths alone: ten times as fast as drawing them."""
     try:
-        rles = [_encode(parse(segmentation, height, width), height, width) for segmentation in segmentations]
+        plain = [parse(segmentation, height=height, width=width) for segmentation in segmentations]
+        rles = [_encode(one, height, width) for one in plain]
     except ValueError as error:
         raise InputError(f'{where}: {error}') from error
     return int(coco_mask.area(coco_mask.merge(rles))) if rles else 0
 
 
-def kind(segmentation, height: int, width: int, *, bbox: Sequence[float] | None = None) -> tuple[str, str]:
+def kind(segmentation, *, height: int, width: int, bbox: Sequence[float] | None = None) -> tuple[str, str]:
     """(kind, reason): 'polygon', 'rectangle' (axis-aligned), 'rle', 'box_only', 'broken' or 'reference'.
 
     'box_only' is an empty segmentation (`is_empty`) with a usable `bbox` (x, y, width, height); 'broken' cannot be
@@ -88,7 +89,7 @@ def kind(segmentation, height: int, width: int, *, bbox: Sequence[float] | None 
             return 'broken', f'no polygon, and {error}'
         return 'box_only', ''
     try:
-        plain = parse(segmentation, height, width)
+        plain = parse(segmentation, height=height, width=width)
         if coco_mask.area(_encode(plain, height, width)) == 0:
             return 'broken', 'covers no pixel of the image'
     except ValueError as error:

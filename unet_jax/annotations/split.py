@@ -45,7 +45,7 @@ def by_group(groups: pd.Series, shares: Sequence[float], seed: int, strata: pd.S
     return groups.map(dict(zip(order, subsets, strict=True))).astype('str').rename('subset')
 
 
-def k_folds(groups: pd.Series, k: int, seed: int, strata: pd.Series | None = None) -> pd.Series:
+def k_folds(groups: pd.Series, k: int, *, seed: int, strata: pd.Series | None = None) -> pd.Series:
     """The fold of every row, 0 … k - 1, on the index of `groups`; fold sizes differ by one group at most.
 
     Raises InputError when there are fewer groups than folds.
@@ -58,9 +58,15 @@ def k_folds(groups: pd.Series, k: int, seed: int, strata: pd.Series | None = Non
 
 
 def subsets(groups: pd.Series, shares: Sequence[float], seed: int, strata: pd.Series | None = None, *, folds: int = 0,
-            fold: int = 0) -> pd.Series:
+            fold: int = 0, test: pd.Series | None = None) -> pd.Series:
     """The subset of every row: by `shares`, or with `folds` after the share of test was set aside by folds, of which
-    number `fold` is valid and the others train. Raises InputError for a fold that is none."""
+    number `fold` is valid and the others train. Rows that `test` (bool) says are test stay it in every fold, and no
+    share is set aside. Raises InputError for a fold that is none."""
+    if test is not None and test.any():
+        subset, rest = pd.Series('test', groups.index), ~test
+        subset[rest] = subsets(groups[rest], (1.0, 0.0, 0.0), seed, None if strata is None else strata[rest],
+                               folds=folds, fold=fold)
+        return subset
     if not folds:
         return by_group(groups, shares, seed, strata=strata)
     if not 0 <= fold < folds:
@@ -69,7 +75,7 @@ def subsets(groups: pd.Series, shares: Sequence[float], seed: int, strata: pd.Se
     if shares[2] > 0:
         subset = by_group(groups, (1 - shares[2], 0, shares[2]), seed, strata=strata)
     rest = subset == 'train'
-    number = k_folds(groups[rest], folds, seed, strata=None if strata is None else strata[rest])
+    number = k_folds(groups[rest], folds, seed=seed, strata=None if strata is None else strata[rest])
     subset[rest] = ['valid' if k == fold else 'train' for k in number]
     return subset
 

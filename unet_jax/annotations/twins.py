@@ -1,7 +1,10 @@
-"""Exact and near copies among images: thumbnails that correlate, and groups united by them before a split."""
+"""Copies on two sides of a split: images that are equal or nearly so, by thumbnails that correlate, and volumes that
+are equal, by a file of each. Groups are united by them before a split."""
+import gzip
 import hashlib
 import logging
 import pathlib
+import zlib
 from collections.abc import Sequence
 
 import numpy as np
@@ -15,6 +18,7 @@ from unet_jax.errors import InputError
 TWIN = 0.98  # correlation of two thumbnails above which the images count as near-duplicates
 SIDE = 32  # pixels of a thumbnail
 MOST = 20_000  # images whose thumbnails are compared, 2 · 10⁸ pairs; of more only equal files are found
+MIDDLE = 64 * 2 ** 10  # bytes of a file of which many have the same size
 LARGEST = 0.25  # share of the images that groups united by near copies may hold; beyond, all images are alike
 
 log = logging.getLogger('unet_jax')
@@ -45,6 +49,50 @@ def unite(rows: Sequence[dict], root: pathlib.Path) -> pd.Series:
         log.warning('%s: %d groups hold a copy or near copy (correlation > %s) of an image in another group; such '
                     'groups are split together', root, tied, TWIN)
     return pd.Series([united[row['group']] for row in rows])
+
+
+def unite_equal(groups: pd.Series, files: Sequence[pathlib.Path | None]) -> pd.Series:
+    """`groups` of volumes, the same for those whose file in `files`, one for each or None, holds the same: of .gz
+    unpacked.
+
+    Cheap: of all files 8 bytes (gzip's own checksum) or 64 KiB from the middle are read; those that agree in that are
+    read whole. Near copies are not looked for, as that would take unpacking every volume.
+    """
+    group = {str(k): name for k, name in enumerate(groups)}
+    alike, pairs, first = pd.Series([file and _look(file) for file in files], list(group)), [], {}
+    for k in alike.index[alike.duplicated(keep=False) & alike.notna()]:
+        content = _content(files[int(k)])
+        pairs += [(first[content], k)] if content in first else []
+        first.setdefault(content, k)
+    united = _components(group, pairs)
+    if tied := len(set(united)) - len(set(united.values())):
+        a, b = (files[int(k)] for k in pairs[0])
+        log.warning('%d groups hold a copy of a volume in another group, such as %s and %s; such groups are split '
+                    'together', tied, a, b)
+    return groups.map(united)
+
+
+def _look(file: pathlib.Path) -> bytes | None:
+    """What equal files share, at the cost of a few bytes; None where it cannot be read, which is told elsewhere."""
+    try:
+        with open(file, 'rb') as opened:
+            size = file.stat().st_size
+            if file.suffix.lower() == '.gz':
+                opened.seek(max(0, size - 8))
+                return opened.read()
+            opened.seek(max(0, size // 2 - MIDDLE // 2))
+            return hashlib.sha256(opened.read(MIDDLE)).digest() + size.to_bytes(8)
+    except OSError:
+        return None
+
+
+def _content(file: pathlib.Path) -> bytes:
+    """Digest of a whole file, of .gz unpacked; of its name alone where it cannot be read."""
+    try:
+        with (gzip.open if file.suffix.lower() == '.gz' else open)(file, 'rb') as opened:
+            return hashlib.file_digest(opened, 'sha256').digest()
+    except (OSError, EOFError, zlib.error):
+        return str(file).encode()
 
 
 def _components(group: dict[str, str], pairs: Sequence[tuple[str, str]]) -> dict[str, str]:

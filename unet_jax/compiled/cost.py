@@ -9,6 +9,7 @@ from unet_jax.compiled import program_text, targets
 from unet_jax.experiment import Experiment
 from unet_jax.inference import predictor
 from unet_jax.model import unet
+from unet_jax.planning import memory as planned_memory
 from unet_jax.training import loop
 
 STEPS = ('train', 'predict')
@@ -84,12 +85,13 @@ def with_batch(experiment: Experiment, devices: list, batch: int) -> Experiment:
 def traced(experiment: Experiment, devices: list, step: str, batch: int):
     """(the jitted function, its arguments by shapes and types)."""
     programs = loop.create_programs(experiment, devices=devices)
-    arrays = loop.abstract_batch(experiment, batch)
+    arrays = planned_memory.abstract_batch(experiment, batch)
     if step == 'train':
         return programs.train, (programs.abstract, arrays)
     program, _ = predictor.compiled(experiment, devices)
-    size = (batch, *experiment.settings.size, experiment.settings.channels)
-    return program, (programs.abstract.params, {'image': jax.ShapeDtypeStruct(size, arrays['image'].dtype)})
+    size = (batch, *experiment.settings.size, experiment.settings.inputs)
+    seen = {'image': jax.ShapeDtypeStruct(size, arrays['image'].dtype)}
+    return program, (programs.abstract.params, seen | {name: arrays[name] for name in ('scale',) if name in arrays})
 
 
 def compile_step(experiment: Experiment, devices: list, step: str, batch: int) -> tuple[str, float]:
@@ -103,9 +105,7 @@ def compile_step(experiment: Experiment, devices: list, step: str, batch: int) -
         if 'RESOURCE_EXHAUSTED' not in str(error) or not needed:
             raise
         return '', float(needed[1]) * 1024.0 ** ('KMGT'.index(needed[2]) + 1)
-    found = compiled.memory_analysis()
-    return compiled.as_text(), float(found.argument_size_in_bytes + found.temp_size_in_bytes
-                                     + found.output_size_in_bytes - found.alias_size_in_bytes)
+    return compiled.as_text(), float(planned_memory.assigned(compiled, 0)['together'])
 
 
 def matrix_flops(experiment: Experiment, devices: list, step: str, batch: int) -> float:

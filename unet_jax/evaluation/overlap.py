@@ -5,7 +5,7 @@ Scorers agree on these formulas and differ where a mask is empty. The convention
 | convention | both masks empty | one mask empty |
 |---|---|---|
 | brats (BraTS 2017-2022) | 1 | 0 |
-| nnunet, monai, deepmind | NaN, left out of means | 0 |
+| nnunet, monai, deepmind, brats2025 (BraTS since 2025) | NaN, left out of means | 0 |
 """
 from typing import Literal, NamedTuple, get_args
 
@@ -13,7 +13,7 @@ import numpy as np
 
 from unet_jax.errors import InputError
 
-Convention = Literal['brats', 'nnunet', 'monai', 'deepmind']
+Convention = Literal['brats', 'brats2025', 'nnunet', 'monai', 'deepmind']
 CONVENTIONS = get_args(Convention)
 
 

@@ -51,13 +51,46 @@ def signed_rank(differences: np.ndarray) -> float:
     return float(scipy.stats.wilcoxon(ranked).pvalue) if len(ranked) else 1.0
 
 
+def permutation(differences: np.ndarray, *, resamples: int = 10000, seed: int = 0) -> float:
+    """Two-sided p of the paired permutation test of the mean of differences (N,), by changing their signs.
+
+    All 2^N signs where those are not more than `resamples`, else as many at random, with (k + 1) / (n + 1) (Phipson
+    and Smyth 2010). NaN of nothing and of infinite differences, which have no mean.
+    """
+    if len(differences) == 0 or not np.isfinite(differences).all():
+        return float('nan')
+    least = abs(differences.sum()) * (1 - 1e-9)  # sums of equal numbers in another order round otherwise
+    if 2 ** min(len(differences), 63) <= resamples:
+        codes = np.arange(2 ** len(differences))[:, None] >> np.arange(len(differences))
+        return float((np.abs((1 - 2 * (codes & 1)) @ differences) >= least).mean())
+    rng, beyond = np.random.default_rng(seed), 0
+    for start in range(0, resamples, rows := max(CHUNK // len(differences), 1)):
+        signs = rng.integers(2, size=(min(rows, resamples - start), len(differences)), dtype=np.int8)
+        beyond += int((np.abs((1 - 2 * signs) @ differences) >= least).sum())
+    return (beyond + 1) / (resamples + 1)
+
+
+def holm(ps: list[float]) -> list[float]:
+    """The p of several tests, corrected as Holm (1979) does: that any is wrong has this probability at most.
+
+    NaN stays, and is no test.
+    """
+    known = [k for k in np.argsort(ps) if not np.isnan(ps[k])]
+    corrected, highest = [float('nan')] * len(ps), 0.0
+    for place, k in enumerate(known):
+        highest = max(highest, min((len(known) - place) * ps[k], 1.0))
+        corrected[k] = float(highest)
+    return corrected
+
+
 def paired(a, b, *, groups=None, lower_is_better: bool = False, seed: int = 0) -> dict[str, float]:
     """Two runs on the same cases: `a` and `b` (N,), pair by pair. A pair with a NaN is left out.
 
     Returns n, the number of pairs; difference, the mean of b - a, and its 95 % bootstrap interval low, high; p of the
-    Wilcoxon signed rank test; wins, ties and losses, the pairs in which b is better, equal and worse than a. With
-    `groups` (N,), say the patients, the interval draws groups and the test ranks their mean differences. Two
-    infinities are a tie. Never warns; what too few pairs cannot tell is NaN.
+    Wilcoxon signed rank test; p_permutation, that of `permutation`; wins, ties and losses, the pairs in which b is
+    better, equal and worse than a. With `groups` (N,), say the patients, the interval draws groups, the first test
+    ranks their mean differences and the second changes the signs of their sums. Two infinities are a tie. Never warns;
+    what too few pairs cannot tell is NaN.
     """
     a, b = np.asarray(a, float), np.asarray(b, float)
     if a.shape != b.shape or a.ndim != 1:
@@ -72,5 +105,5 @@ def paired(a, b, *, groups=None, lower_is_better: bool = False, seed: int = 0) -
     better, worse = (differences < 0, differences > 0) if lower_is_better else (differences > 0, differences < 0)
     return dict(
         n=len(a), difference=float(differences.mean()) if known else float('nan'), low=low, high=high,
-        p=signed_rank(sums / sizes),
+        p=signed_rank(sums / sizes), p_permutation=permutation(sums, seed=seed),
         wins=int(better.sum()), ties=int((differences == 0).sum()), losses=int(worse.sum()))

@@ -9,12 +9,16 @@ import pandas as pd
 
 from unet_jax.errors import InputError
 from unet_jax.evaluation import overlap, uncertainty
+from unet_jax.evaluation.matched import Sizes
 from unet_jax.evaluation.overlap import Convention
 from unet_jax.evaluation.statistics import bootstrap_interval
 
 KEYS = ['case', 'group', 'region']
-COUNTS = ['tp', 'fp', 'fn', 'tn', 'volume_reference', 'volume_prediction', 'lesion_tp', 'lesion_fn', 'lesion_fp']
-LESION_WISE = ['lesion_dice', 'lesion_hd95']
+COUNTS = ['tp', 'fp', 'fn', 'tn', 'volume_reference', 'volume_prediction', 'lesion_tp', 'lesion_fn', 'lesion_fp',
+          'large_tp', 'large_fn', 'small_tp', 'small_fn', 'components_found', 'components_missed',
+          'components_invented']
+MEANS = ['mean', 'low', 'high', 'median', 'n']
+LESION_WISE = ['lesion_dice', 'lesion_nsd', 'lesion_hd95']
 
 
 def check_cases(cases: pd.DataFrame, name: str = 'the table of cases') -> None:
@@ -63,20 +67,21 @@ def unscored(cases: pd.DataFrame) -> bool:
 
 
 def summarise(cases: pd.DataFrame, *, convention: Convention, units: Literal['mm', 'px'], tolerance: float = 1.0,
-              lesion: str | None = None, seed: int = 0) -> dict:
+              lesion: str | None = None, whole_tolerance: float = 0.5, sizes: Sizes | None = None, seed: int = 0
+              ) -> dict:
     """Mean over cases with its 95 % bootstrap interval over groups (patients), per region and metric.
 
     `cases` has one row a case and region: case, group, region and what `measure.score` returned, with the same
-    convention, tolerance and lesion. Returns {'convention', 'cases', 'units', 'regions': {region: {metric: {mean, low,
-    high, median, n, undefined, infinite, 'with_region': the same of the cases that have the region in the reference},
-    'pooled_dice': Dice of ΣTP, ΣFP, ΣFN}}}; NaN and infinity are None; surface_dice also tells its tolerance, lesion_*
-    and uncertainty_* their challenge. Where no case has any region the metrics are left out and 'unscored' is True.
+    convention, tolerances, lesion and sizes. Returns {'convention', 'cases', 'units', 'regions': {region: {metric:
+    {mean, low, high, median, n, undefined, infinite, 'with_region': the same of the cases that have the region in the
+    reference}, 'pooled_dice': Dice of ΣTP, ΣFP, ΣFN}}}; NaN and infinity are None; surface_dice and *nsd also tell
+    their tolerance, lesion_* and uncertainty_* their challenge, large_* and small_* their rule. Where no case has any
+    region the metrics are left out and 'unscored' is True.
     Raises InputError for an unusable table or convention.
     """
     check_cases(cases)
     overlap.check_convention(convention)
-    told = {'surface_dice': {'tolerance': tolerance}} | dict.fromkeys(LESION_WISE, {'challenge': lesion}) | \
-        dict.fromkeys(uncertainty.METRICS, {'challenge': 'QU-BraTS'})
+    told = rules(metrics(cases), convention, tolerance, lesion, whole_tolerance, sizes)
     found = dict(convention=convention, cases=int(cases['case'].nunique()), units=units)
     if unscored(cases):
         return found | {'unscored': True, 'regions': {region: {} for region in cases['region'].unique()}}
@@ -90,6 +95,25 @@ def summarise(cases: pd.DataFrame, *, convention: Convention, units: Literal['mm
     return found | {'regions': regions}
 
 
+def rules(names: list[str], convention: Convention, tolerance: float, lesion: str | None, whole_tolerance: float,
+          sizes: Sizes | None) -> dict[str, dict]:
+    """{metric: what its numbers depend on}."""
+    told = {name: {} for name in names}
+    for name in names:
+        if name in ('surface_dice', 'lesion_nsd', 'large_nsd'):
+            told[name] |= {'tolerance': tolerance}
+        if name == 'nsd':
+            told[name] |= {'tolerance': whole_tolerance}
+        if name in LESION_WISE and convention != 'brats2025':
+            told[name] |= {'challenge': lesion}
+        if name in uncertainty.METRICS:
+            told[name] |= {'challenge': 'QU-BraTS'}
+        if sizes and name.startswith(('large_', 'small_')):
+            told[name] |= {'rule': f'{"from" if name.startswith("large") else "below"} {sizes.volume:g} mm³, found at '
+                                   f'Dice {sizes.dice:g}'}
+    return told
+
+
 def both_means(rows: pd.DataFrame, metric: str, seed: int) -> dict:
     """`describe` over all cases, and under 'with_region' over those that have the region, where the table tells."""
     everyone, there = describe(rows[metric], rows['group'], seed), present(rows)
@@ -99,12 +123,27 @@ def both_means(rows: pd.DataFrame, metric: str, seed: int) -> dict:
     return everyone | {'with_region': dict(some)}
 
 
-def write(folder: str | pathlib.Path, cases: pd.DataFrame, summary: dict) -> None:
-    """cases.csv and summary.json in `folder`, each there whole or not at all."""
+def means_table(summary: dict) -> pd.DataFrame:
+    """The means of a summary, a row for each region and metric over all cases, and one over those that have it."""
+    rows = []
+    for region, entries in summary.get('regions', {}).items():
+        for name, entry in entries.items():
+            if isinstance(entry, dict):
+                rows += [{'region': region, 'metric': name, 'cases': which, **{key: some[key] for key in MEANS}}
+                         for which, some in (('all', entry), ('with region', entry.get('with_region'))) if some]
+    return pd.DataFrame(rows, columns=['region', 'metric', 'cases', *MEANS])
+
+
+def write(folder: str | pathlib.Path, cases: pd.DataFrame, summary: dict, images: pd.DataFrame | None = None) -> None:
+    """cases.csv, summary.json and summary.csv in `folder`, each there whole or not at all; images.csv too, where there
+    are rows of single slices, and not otherwise."""
     folder = pathlib.Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    files = {'cases.csv': cases.to_csv(index=False),
+    if images is None or images.empty:
+        (folder / 'images.csv').unlink(missing_ok=True)
+    files = {'cases.csv': cases.to_csv(index=False), 'summary.csv': means_table(summary).to_csv(index=False),
              'summary.json': json.dumps(summary, indent=2, ensure_ascii=False, allow_nan=False) + '\n'}
+    files |= {} if images is None or images.empty else {'images.csv': images.to_csv(index=False)}
     for name, content in files.items():
         part = folder / f'{name}.part'
         part.write_text(content, encoding='utf-8')

@@ -3,11 +3,13 @@
 | convention | HD95 of two masks | both empty | one empty |
 |---|---|---|---|
 | brats | 95th percentile of the distances of both directions together | 0 | 373.12866; images: their diagonal |
+| brats2025 | the same as brats | NaN | infinity |
 | monai | the larger of the two directions' 95th percentiles | NaN | infinity |
 | deepmind | the same, every distance weighted by its surface area | NaN | infinity |
 | nnunet | not defined | | |
 
-brats and monai measure from border voxels: those of the mask with a face neighbour outside it, or outside the image.
+brats, brats2025 and monai measure from border voxels: those of the mask with a face neighbour outside it, or outside
+the image.
 deepmind measures from surface elements: the 2x2(x2) neighbourhoods that the surface cuts, weighted by its area there.
 Distances are in the units of `spacing`.
 """
@@ -44,7 +46,7 @@ def border(mask: np.ndarray) -> np.ndarray:
     return mask & ~scipy.ndimage.binary_erosion(mask)
 
 
-def nearest(points: np.ndarray, surface: np.ndarray, spacing: tuple[float, ...]) -> np.ndarray:
+def nearest(points: np.ndarray, *, surface: np.ndarray, spacing: tuple[float, ...]) -> np.ndarray:
     """Distance of each of `points` (N, ndim) to the nearest of `surface` (M, ndim), both in voxels -> (N,).
 
     A tree of the surface voxels takes 0.03-0.16 s for the whole tumour of a BraTS case, wherever the two masks lie; a
@@ -63,7 +65,8 @@ def border_distances(reference: np.ndarray, prediction: np.ndarray, *,
                      spacing: tuple[float, ...]) -> tuple[np.ndarray, np.ndarray]:
     """From each border voxel of the reference to the prediction's border, and back. Infinite if there is none."""
     reference, prediction = (np.argwhere(border(mask)) for mask in crop(reference, prediction))
-    return nearest(reference, prediction, spacing), nearest(prediction, reference, spacing)
+    return (nearest(reference, surface=prediction, spacing=spacing),
+            nearest(prediction, surface=reference, spacing=spacing))
 
 
 def cuts(square: list[tuple[int, ...]], inside: np.ndarray) -> dict[tuple[float, ...], tuple[float, ...]]:
@@ -152,14 +155,26 @@ def element_distances(reference: np.ndarray, prediction: np.ndarray, *, spacing:
     """((distance, size) of the reference's surface elements, the same of the prediction's); four arrays (N,)."""
     reference, prediction = crop(reference, prediction)
     (there, there_size), (found, found_size) = elements(reference, spacing), elements(prediction, spacing)
-    return (nearest(there, found, spacing), there_size), (nearest(found, there, spacing), found_size)
+    return ((nearest(there, surface=found, spacing=spacing), there_size),
+            (nearest(found, surface=there, spacing=spacing), found_size))
 
 
-def weighted_percentile(values: np.ndarray, weights: np.ndarray, percent: float) -> float:
+def weighted_percentile(values: np.ndarray, *, weights: np.ndarray, percent: float) -> float:
     """The smallest value that has `percent` % of the weight at or below it."""
     order = np.lexsort((weights, values))
     share = np.cumsum(weights[order]) / np.sum(weights[order])
     return float(values[order][min(np.searchsorted(share, percent / 100), len(values) - 1)])
+
+
+def element_hd95(directions) -> float:
+    """HD95 of the `deepmind` convention, of what `element_distances` returns."""
+    return max(weighted_percentile(distance, weights=size, percent=95) for distance, size in directions)
+
+
+def near_share(directions, tolerance: float) -> float:
+    """Share of the surface of `element_distances` that lies within `tolerance` of the other surface."""
+    near = sum(size[distance <= tolerance].sum() for distance, size in directions)
+    return float(near / sum(size.sum() for _, size in directions))
 
 
 def penalty(shape: tuple[int, ...], spacing: tuple[float, ...]) -> float:
@@ -185,10 +200,9 @@ def hd95(reference: np.ndarray, prediction: np.ndarray, *, spacing: tuple[float,
     if any(empty):
         return penalty(reference.shape, spacing) if convention == 'brats' else float('inf')
     if convention == 'deepmind':
-        directions = element_distances(reference, prediction, spacing=tuple(spacing))
-        return max(weighted_percentile(*direction, 95) for direction in directions)
+        return element_hd95(element_distances(reference, prediction, spacing=tuple(spacing)))
     directions = border_distances(reference, prediction, spacing=spacing)
-    if convention == 'brats':
+    if convention in ('brats', 'brats2025'):
         return float(np.percentile(np.concatenate(directions), 95))
     return float(max(np.percentile(direction, 95) for direction in directions))
 
@@ -205,6 +219,4 @@ def surface_dice(reference: np.ndarray, prediction: np.ndarray, *, spacing: tupl
     check_spacing(spacing, reference.ndim)
     if not (reference.any() or prediction.any()):
         return 1.0 if convention == 'brats' else float('nan')
-    directions = element_distances(reference, prediction, spacing=tuple(spacing))
-    near = sum(size[distance <= tolerance].sum() for distance, size in directions)
-    return float(near / sum(size.sum() for _, size in directions))
+    return near_share(element_distances(reference, prediction, spacing=tuple(spacing)), tolerance)

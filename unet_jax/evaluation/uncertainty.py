@@ -18,7 +18,7 @@ def area(values: np.ndarray) -> float:
     return float(np.trapezoid(values, THRESHOLDS) / 100)
 
 
-def qu_brats(reference: np.ndarray, prediction: np.ndarray, uncertainty: np.ndarray, *,
+def qu_brats(reference: np.ndarray, prediction: np.ndarray, *, uncertainty: np.ndarray,
              brain: np.ndarray | None = None) -> dict[str, float]:
     """Scores of one region of one case, from two bool masks and the uncertainty 0..100 (uint8), all of one shape.
 

@@ -1,6 +1,6 @@
 """The formats that data come in. To add one: a file here that makes a `Format`, and a line in FORMATS."""
 from unet_jax.errors import InputError
-from unet_jax.formats import brats_h5, coco, nifti, pairs, phantom
+from unet_jax.formats import brats_h5, coco, nifti, nnunet, pairs, phantom, table, volumes
 from unet_jax.formats.seam import Format
 
 FORMATS: dict[str, Format] = {
@@ -8,6 +8,11 @@ FORMATS: dict[str, Format] = {
     'brats_h5': brats_h5.FORMAT,
     'nifti': nifti.FORMAT,
     'pairs': pairs.FORMAT,
+    'nnunet_raw': nnunet.FORMAT,
+    'nnunet_images': nnunet.IMAGES,
+    'table': table.FORMAT,
+    'table_images': table.IMAGES,
+    'volumes': volumes.FORMAT,
     'phantom': phantom.FORMAT,
 }
 

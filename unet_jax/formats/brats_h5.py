@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 from ml_collections import ConfigDict
 
-from unet_jax.annotations import brats_h5, schemas
+from unet_jax.annotations import brats_h5, brats_h5_file, schemas
 from unet_jax.annotations import frame as frames
 from unet_jax.errors import InputError
 from unet_jax.formats import coco, inputs
@@ -30,7 +30,7 @@ def settle(data: ConfigDict, frame: pd.DataFrame) -> dict[str, Any]:
     if unknown:
         raise InputError(f'config.data.categories names {unknown}; slices have the labels {names}')
     classes = tuple(sorted(data.categories or brats_h5.CLASSES))
-    return {'categories': classes, 'names': tuple(names[c] for c in classes),
+    return {'modalities': schemas.MODALITIES, 'categories': classes, 'names': tuple(names[c] for c in classes),
             'regions': tuple(data.regions) or tuple((names[c], (c,), c) for c in classes)}
 
 
@@ -55,6 +55,7 @@ FORMAT = coco.FORMAT._replace(
     read_label=read_label,
     find=lambda sources, data: inputs.find_images(sources, ENDINGS, 'an HDF5 slice'),
     dtype=np.float16,
-    stacked=True,
+    unspaced=False,  # 1 mm, as all of BraTS
+    from_array=brats_h5_file.from_array,
     channels=(4,),
 )

@@ -17,7 +17,8 @@ from unet_jax.formats.seam import Content, Format
 def read_frame(data: ConfigDict, *, audit: bool = False) -> pd.DataFrame:
     files = 'skip' if data.on_error == 'skip' else 'error'
     frame = coco.read(data.root, box_only=data.box_only, broken=data.broken, missing=files, unreadable=files,
-                      audit=audit, split=data.split, seed=data.split_seed, folds=data.folds, fold=data.fold)
+                      audit=audit, split=data.split, seed=data.split_seed, folds=data.folds, fold=data.fold,
+                      group_pattern=data.group_pattern)
     return frames.apply_unannotated(frame, data.unannotated, audit=audit)
 
 
@@ -56,5 +57,6 @@ FORMAT = Format(
     masks=lambda rows: mask_file.names(rows.path),
     write=mask_file.write_png,
     dtype=np.uint8,
+    unspaced=True,
     channels=(1, 3),
 )

@@ -4,15 +4,19 @@ A row has its `root`, the folder its path is relative to, and no size yet: nothi
 is met only when its turn comes.
 """
 import glob
+import logging
 import os
+import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import pandas as pd
 from ml_collections import ConfigDict
 
-from unet_jax.annotations import nifti, nifti_file
+from unet_jax.annotations import nifti, nifti_file, pairs
 from unet_jax.errors import InputError
+
+log = logging.getLogger('unet_jax')
 
 
 def existing(sources: Sequence[str]) -> list[Path]:
@@ -57,6 +61,21 @@ def find_images(sources: Sequence[str], endings: tuple[str, ...], what: str) -> 
                           'group': name, 'slice': pd.NA, 'subset': 'test', 'image_id': name} for name in names]), []
 
 
+def with_patients(rows: pd.DataFrame, pattern: str = '') -> pd.DataFrame:
+    """`rows` of `find_images` with the patients that folders, names or the run's `pattern` show as groups and cases,
+    and the numbers of their slices. Where there are none each image stands alone, which is said."""
+    root = Path(rows.root.iloc[0])
+    paths = [f'{root.name}/{path}' for path in rows.path]  # of one patient's folder the name tells as well
+    found = pairs.patients(paths, pattern if pattern and all(re.search(pattern, path) for path in paths) else '',
+                           least=2, folders=1)
+    if all(number is None for _, number in found):
+        log.warning('%s: no slices of patients are to be seen in the names, such as %s, so each image is segmented by '
+                    'itself', root, rows.path.iloc[0])
+    case = [path if number is None else who for path, (who, number) in zip(rows.path, found, strict=True)]
+    return rows.assign(group=[who for who, _ in found], case=case,
+                       slice=pd.array([number for _, number in found], 'Int64'))
+
+
 def find_volumes(sources: Sequence[str], data: ConfigDict) -> tuple[pd.DataFrame, list[str]]:
     """(a row a case of `sources`; what is wrong with cases that are left out). No labels are needed.
 
@@ -74,21 +93,24 @@ def cases_of(path: Path, data: ConfigDict) -> pd.DataFrame:
     """The cases of one file or folder; absolute, as the release shows in the names of folders too."""
     modalities = tuple(data.modalities)
     if path.is_dir():
-        return nifti.find_cases(path, data.schema, modalities, data.missing_modalities).assign(root=str(path))
+        return nifti.find_cases(path, data.schema, modalities=modalities,
+                                missing_modalities=data.missing_modalities).assign(root=str(path))
     if not nifti.NIFTI.fullmatch(path.name):
         raise InputError(f'--input={path}: is no NIfTI file; expected NAME.nii or NAME.nii.gz')
     if len(nifti_file.read_header(path).shape) == 4:
         return nifti.find_file(path, data.schema, modalities).assign(root=str(path.parent))
-    found = nifti.find_cases(path.parent, data.schema, modalities, data.missing_modalities)
+    found = nifti.find_cases(path.parent, data.schema, modalities=modalities,
+                             missing_modalities=data.missing_modalities)
     mine = [path.name in {Path(name).name for name in nifti.sequence_files(row.modalities)}
             for row in found.itertuples()]
     if not any(mine):
-        raise InputError(f'--input={path}: belongs to no case with {", ".join(modalities)} in its folder. '
+        raise InputError(f'--input={path}: belongs to no case with {", ".join(modalities) or "its sequences"} in its '
+                         'folder. '
                          + '; '.join(found.attrs['problems'][:3]))
     return found[mine].reset_index(drop=True).assign(root=str(path.parent))
 
 
-def check_output(output: Path, masks: Iterable[Path], inputs: Iterable[Path]) -> None:
+def check_output(output: Path, *, masks: Iterable[Path], inputs: Iterable[Path]) -> None:
     """Raises InputError if one of the `masks` would be written over one of the `inputs`."""
     taken = {path.resolve() for path in inputs}
     hit = next((path for path in masks if path.resolve() in taken), None)

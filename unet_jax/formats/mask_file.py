@@ -9,8 +9,10 @@ import nibabel
 import numpy as np
 from faster_coco_eval import mask as coco_mask
 from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 
-from unet_jax.annotations import labels
+from unet_jax import palette
+from unet_jax.annotations import labels, mask_values
 from unet_jax.annotations.nifti_file import read_header
 from unet_jax.errors import InputError
 from unet_jax.text_file import write_text
@@ -32,20 +34,38 @@ def names(paths: Iterable[str]) -> list[str]:
 
 
 def write_png(path: Path, ids: np.ndarray, *, like: Path | None = None) -> None:
-    """Label numbers (H, W), those of `labels.values`, as the pixel values of a grey PNG of 8 or 16 bits."""
+    """Label numbers (H, W), those of `labels.values`, as the pixel values of a PNG: of 8 bits with a palette, so that
+    viewers show the classes in colours, or where a number is above 255 grey, of 16 bits."""
+    image, note = Image.fromarray(ids), PngInfo()
+    if ids.dtype == np.uint8:
+        image.putpalette(palette.of_values())  # the mode is P from here on; the pixels stay
+        note.add_text(*mask_values.IDS)
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f'.part-{path.name}')
-    Image.fromarray(ids).save(part)
+    image.save(part, pnginfo=note)
     part.replace(path)
 
 
-def write_nifti(path: Path, ids: np.ndarray, *, like: Path) -> None:
-    """Label numbers (X, Y, Z) as uint8 NIfTI with the affine and header of the file `like`; no scaling is kept."""
-    _, affine, _, header = read_header(like)
-    image = nibabel.Nifti1Image(ids, affine, header)
+def write_nifti(path: Path, ids: np.ndarray, *, like: Path | np.ndarray) -> None:
+    """Label numbers (X, Y, Z) as uint8 NIfTI with the affine and header of the file `like`, or with that affine; no
+    scaling is kept."""
+    save_nifti(path, ids, np.uint8, like=like)
+
+
+def write_uncertainty(path: Path, values: np.ndarray, *, like: Path | None = None) -> None:
+    """Shares from 0 (sure) to 1 as float32 NIfTI (X, Y, Z), or 0 to 65535 in a grey PNG of 16 bits (H, W)."""
+    if values.ndim == 2:
+        write_png(path, np.rint(values * 65535).astype(np.uint16))
+    else:
+        save_nifti(path, values, np.float32, like=like)
+
+
+def save_nifti(path: Path, array: np.ndarray, dtype: type, *, like: Path | np.ndarray) -> None:
+    affine, header = (like, None) if isinstance(like, np.ndarray) else read_header(like)[1::2]
+    image = nibabel.Nifti1Image(array, affine, header)
     image.header['cal_min'] = image.header['cal_max'] = 0  # the window that the input is best shown with
     image.header.set_slope_inter(1, 0)
-    image.set_data_dtype(np.uint8)
+    image.set_data_dtype(dtype)
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f'.part-{path.name}')
     nibabel.save(image, part)

@@ -29,7 +29,8 @@ def settle(data: ConfigDict, frame: pd.DataFrame) -> dict[str, Any]:
     if tuple(data.categories) not in ((), classes):
         raise InputError(f'config.data.categories is {tuple(data.categories)}; the labels of release {schema.name} '
                          f'are {classes}. Choose among them by config.data.regions')
-    return {'schema': schema.name, 'categories': classes, 'channels': len(data.modalities),
+    modalities = tuple(data.modalities) or tuple(frame.modalities.iloc[0])
+    return {'schema': schema.name, 'categories': classes, 'channels': len(modalities), 'modalities': modalities,
             'names': tuple(schema.names[c] for c in classes),
             'regions': tuple(data.regions) or tuple(map(tuple, schema.regions))}
 
@@ -61,5 +62,4 @@ FORMAT = Format(
     write=mask_file.write_nifti,
     dtype=np.float16,
     volumetric=True,
-    stacked=True,
 )

@@ -6,6 +6,8 @@ import numpy as np
 import pandas as pd
 from ml_collections import ConfigDict
 
+from unet_jax.annotations import image_file
+
 
 class Content(NamedTuple):
     """What the files of one sample hold, at their own size."""
@@ -33,7 +35,9 @@ class Format(NamedTuple):
     write: Callable[..., None]  # (path, label numbers, like=file with the geometry)
     dtype: type  # of images on their way to the device: np.uint8 or np.float16
     volumetric: bool = False  # a sample is a volume of which patches are cut, not an image or slice
-    stacked: bool = False  # the slices of a case are scored as one volume
+    unspaced: bool = False  # nothing in the files says how many mm a pixel has (config.evaluation.spacing)
     channels: tuple[int, ...] = ()  # of images, which config.data.channels chooses; () leaves them to the data
+    from_array: Callable[[np.ndarray, int], np.ndarray] = image_file.from_array  # (array, channels) -> `Content.image`
+    # of an image in memory, as `read` gives it from a file
     make: Callable[[ConfigDict], None] | None = None  # (config.data) writes data that the project makes itself, where
     # they are not there yet; they lie in the work directory where no root is named

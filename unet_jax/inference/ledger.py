@@ -2,7 +2,7 @@
 import hashlib
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -31,7 +31,7 @@ def network(predictor: Predictor) -> str:
         found.update(np.ascontiguousarray(leaf))
     settings = [config.evaluation[name] for name in ('threshold', 'flips', 'overlap')]
     settings += [config.augment.flip, config.data.to_dict() | {'root': '', 'cache': ''}, config.model.to_dict()]
-    found.update(repr((settings, predictor.limits)).encode())
+    found.update(repr((settings, predictor.limits, predictor.temperatures)).encode())
     return found.hexdigest()[:32]
 
 
@@ -52,20 +52,28 @@ def stamps(row: pd.Series, form: Format) -> list[list[int]]:
     return [[stat.st_size, stat.st_mtime_ns] for stat in found]
 
 
-def is_done(book: Book, row: pd.Series, form: Format) -> bool:
-    """Whether the mask of this very input is there."""
+def is_done(book: Book, row: pd.Series, form: Format, beside: Iterable[str] = ()) -> bool:
+    """Whether the mask of this very input is there, with its numbers and the files `beside` it."""
     line = book.lines.get(row.mask_file)
-    return bool(line) and (book.folder / row.mask_file).exists() and line['root'] == row.root \
-        and line['stamps'] == stamps(row, form)
+    return bool(line) and all((book.folder / name).exists() for name in (row.mask_file, *beside)) \
+        and line['root'] == row.root and line['stamps'] == stamps(row, form) and 'numbers' in line
 
 
-def note(book: Book, row: pd.Series, bits: np.ndarray, experiment: Experiment) -> None:
-    """An input whose mask has been written; of an image also what predictions.json says of it."""
-    line = {'mask': row.mask_file, 'root': row.root, 'stamps': stamps(row, experiment.format), 'shape': bits.shape}
+def note(book: Book, row: pd.Series, bits: np.ndarray, experiment: Experiment, numbers: list[dict]) -> None:
+    """An input whose mask has been written, with its row of `numbers` for each region; of an image also what
+    predictions.json says of it."""
+    line = {'mask': row.mask_file, 'root': row.root, 'stamps': stamps(row, experiment.format), 'shape': bits.shape,
+            'numbers': [{key: None if value != value else value for key, value in one.items()} for one in numbers]}
     if bits.ndim == 2:
         line['annotations'] = mask_file.annotations(bits, experiment.classes)
     append_line(book.folder / NAME, line)
     book.lines[row.mask_file] = line
+
+
+def numbers(book: Book) -> list[dict]:
+    """The rows of all inputs, of earlier calls too, whose masks are there."""
+    return [row for name, line in sorted(book.lines.items()) if (book.folder / name).exists()
+            for row in line.get('numbers', ())]
 
 
 def images(book: Book, rows: pd.DataFrame) -> Iterator[mask_file.Drawn]:

@@ -1,7 +1,7 @@
 """A whole volume from overlapping windows, weighted towards their centres (Isensee et al. 2021).
 
 The network is compiled once, for a batch of windows, whatever the sizes of the volumes; only the few lines that add
-windows up and compare with the threshold are compiled anew for another size, rounded up to whole windows. Arrays on
+windows up and average them are compiled anew for another size, rounded up to whole windows. Arrays on
 the device beside the network: 4 R bytes a voxel of the rounded volume (R regions; 240×240×155 with 128³ windows:
 0.2 GB), and 2 C + 4 R bytes a voxel of the windows in two batches, however many windows there are.
 
@@ -17,9 +17,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from unet_jax.annotations import labels
-from unet_jax.inference.predictor import Predictor, to_bits
-from unet_jax.inference.predictor import uncertainty as uncertainty_of
+from unet_jax.inference.predictor import Predictor, settled, to_bits
 from unet_jax.pipeline.patches import extract, starts
 from unet_jax.pipeline.prepared import Grid, Volume, put_back
 from unet_jax.training import sharding
@@ -33,7 +31,7 @@ def gaussian(side: int) -> np.ndarray:
     return np.exp(-0.5 * (distance / (side * SIGMA)) ** 2).astype(np.float32)
 
 
-def weight_sum(places: Sequence[int], side: int, length: int) -> np.ndarray:
+def weight_sum(places: Sequence[int], *, side: int, length: int) -> np.ndarray:
     """(length,) the weights of all windows along an axis, added up. Windows form a grid, so the sum over a volume is
     the outer product of three of these."""
     total = np.zeros(length, np.float32)
@@ -68,19 +66,6 @@ def mean(total: jax.Array, sums: list[jax.Array]) -> jax.Array:
     return total / jnp.maximum(outer(sums), jnp.finfo(jnp.float32).tiny)
 
 
-@partial(jax.jit, static_argnames=('regions', 'classes'))
-def painted(total: jax.Array, sums: list[jax.Array], threshold: float, regions: tuple[labels.Region, ...],
-            classes: tuple[int, ...]) -> jax.Array:
-    """(X, Y, Z) bit sets: `labels.from_probabilities` of the mean."""
-    return labels.from_probabilities(mean(total, sums), threshold=threshold, regions=regions, classes=classes)
-
-
-@jax.jit
-def unsure(total: jax.Array, sums: list[jax.Array]) -> jax.Array:
-    """(X, Y, Z, R) uint8: `predict.uncertainty` of the mean."""
-    return uncertainty_of(mean(total, sums))
-
-
 class Layout(NamedTuple):
     """Where windows lie in a volume that is padded, and rounded up, to whole windows."""
     starts: list[list[int]]  # along each axis, in voxels of the volume
@@ -88,9 +73,9 @@ class Layout(NamedTuple):
     padded: tuple[int, ...]
 
 
-def arrange(shape: tuple[int, ...], size: tuple[int, ...], overlap: float) -> Layout:
+def arrange(shape: tuple[int, ...], *, size: tuple[int, ...], overlap: float) -> Layout:
     """The windows of `size` that cover a volume of `shape`."""
-    places = [starts(n, side, overlap) for n, side in zip(shape, size, strict=True)]
+    places = [starts(n, side=side, overlap=overlap) for n, side in zip(shape, size, strict=True)]
     return Layout(places, tuple(max(-p[0], 0) for p in places),
                   tuple(-(-n // side) * side for n, side in zip(shape, size, strict=True)))
 
@@ -104,11 +89,18 @@ def windows(image: np.ndarray, size: tuple[int, int, int], layout: Layout, *, ba
     grid = list(product(*layout.starts))
     for first in range(0, len(grid), batch_size):
         part = grid[first:first + batch_size]
-        arrays = {'image': np.stack([extract(image, start, size) * keep for start in part]),
+        arrays = {'image': np.stack([extract(image, start=start, size=size) * keep for start in part]),
                   'place': np.array(part, np.int32) + np.array(layout.margin, np.int32),
                   'valid': np.ones(len(part), np.float32)}
         missing = batch_size - len(part)
         yield {k: np.pad(v, [(0, missing)] + [(0, 0)] * (v.ndim - 1)) for k, v in arrays.items()}
+
+
+def middle(image: np.ndarray, size: tuple[int, int, int], *, count: int, keep: np.ndarray) -> np.ndarray:
+    """(count, *size, C): windows in and about the middle of a volume, where there is more than air to compare by."""
+    centre = [(n - side) // 2 for n, side in zip(image.shape, size, strict=False)]
+    return np.stack([extract(image, start=[c + (k + 1) // 2 * (-1) ** k * (axis == k % 3) for axis, c in
+                                           enumerate(centre)], size=size) * keep for k in range(count)])
 
 
 def accumulate(predictor: Predictor, image: np.ndarray, layout: Layout, keep: np.ndarray
@@ -119,6 +111,9 @@ def accumulate(predictor: Predictor, image: np.ndarray, layout: Layout, keep: np
     """
     experiment, mesh = predictor.experiment, predictor.mesh
     everywhere, size = sharding.replicated(mesh), experiment.settings.size
+    if predictor.settle:
+        shown = middle(image, size, count=experiment.config.evaluation.batch_size, keep=keep)
+        predictor = settled(predictor, sharding.put({'image': shown}, mesh))
     total = jax.device_put(jnp.zeros((*layout.padded, len(experiment.regions)), jnp.float32), everywhere)
     batch_size = experiment.config.evaluation.batch_size
     before = ()
@@ -130,7 +125,7 @@ def accumulate(predictor: Predictor, image: np.ndarray, layout: Layout, keep: np
             total = add(total, found, place, valid)
             jax.block_until_ready(before)  # one batch waits at the device, not all of them
             before = found
-    sums = [weight_sum([start + before for start in axis], side, length) for axis, before, side, length
+    sums = [weight_sum([start + before for start in axis], side=side, length=length) for axis, before, side, length
             in zip(layout.starts, layout.margin, size, layout.padded, strict=True)]
     return total, [sums[0] * len(predictor.params), *sums[1:]]
 
@@ -140,7 +135,6 @@ class Blend(NamedTuple):
     total: jax.Array  # (*padded, R) Σ weight · probability
     sums: list[np.ndarray]  # Σ weight along each axis
     inside: tuple[slice, ...]  # where the prepared volume lies in it
-    resampled: bool
     grid: Grid
 
 
@@ -148,33 +142,21 @@ def blend(predictor: Predictor, volume: Volume, *, keep: Sequence[bool] | None =
     """The network's answer to a prepared case. `keep` says which modalities to look at; all if None."""
     experiment, (shape, grid) = predictor.experiment, (volume.label.shape, volume.grid)
     keep = np.ones(experiment.settings.channels, np.float16) if keep is None else np.asarray(keep, np.float16)
-    layout = arrange(shape, experiment.settings.size, experiment.config.evaluation.overlap)
+    layout = arrange(shape, size=experiment.settings.size, overlap=experiment.config.evaluation.overlap)
     total, sums = accumulate(predictor, volume.image, layout, keep)
     inside = tuple(slice(before, before + n) for before, n in zip(layout.margin, shape, strict=True))
-    return Blend(total, sums, inside, tuple(np.subtract(grid.high, grid.low)) != shape, grid)
+    return Blend(total, sums, inside, grid)
 
 
-def masks(predictor: Predictor, found: Blend) -> np.ndarray:
-    """Region masks (X, Y, Z, R) bool in the file's own voxels, nested as they are painted, not yet post-processed.
+def probability(found: Blend) -> np.ndarray:
+    """(X, Y, Z, R) float32 in the file's own voxels; 0 where the network did not look."""
+    return put_back(np.asarray(mean(found.total, found.sums))[found.inside], found.grid)
 
-    Made on the device, but for resampled volumes, whose probabilities are interpolated back first.
+
+def segment(predictor: Predictor, volume: Volume, *, keep: Sequence[bool] | None = None, voxel: float = 1.0
+            ) -> np.ndarray:
+    """Bit sets (X, Y, Z) of a prepared case, in the file's own voxels of `voxel` mm³; see `blend`.
+
+    Probabilities are interpolated back, not masks.
     """
-    experiment = predictor.experiment
-    if found.resampled:
-        probability = put_back(np.asarray(mean(found.total, found.sums))[found.inside], found.grid)
-        return labels.region_masks(to_bits(experiment, probability), experiment.region_bits)
-    bits = np.asarray(painted(found.total, found.sums, experiment.config.evaluation.threshold, experiment.regions,
-                              experiment.classes))[found.inside]
-    return labels.region_masks(put_back(bits[..., None], found.grid)[..., 0], experiment.region_bits)
-
-
-def uncertainty(found: Blend) -> np.ndarray:
-    """(X, Y, Z, R) uint8 in the file's own voxels, 0 (sure) to 100; 0 where the network did not look."""
-    if found.resampled:
-        return uncertainty_of(put_back(np.asarray(mean(found.total, found.sums))[found.inside], found.grid))
-    return put_back(np.asarray(unsure(found.total, found.sums))[found.inside], found.grid)
-
-
-def segment(predictor: Predictor, volume: Volume, *, keep: Sequence[bool] | None = None) -> np.ndarray:
-    """Region masks (X, Y, Z, R) bool of a prepared case, in the file's own voxels; see `blend`."""
-    return masks(predictor, blend(predictor, volume, keep=keep))
+    return to_bits(predictor, probability(blend(predictor, volume, keep=keep)), voxel=voxel)

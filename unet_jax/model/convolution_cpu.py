@@ -6,7 +6,7 @@ dimensions reach 130 to 210; so there it is a sum of two-dimensional ones. The g
 reaches 40 to 100 with jax 0.10 (90 to 155 with 0.12), and 75 to 150 as a matrix product of shifted pixels. Kernels of
 side 3 need a third fewer multiplications by Winograd's algorithm (benchmarks/NOTES.md).
 """
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 
 import jax
@@ -25,17 +25,18 @@ def convolve(x: jax.Array, kernel: jax.Array, strides: tuple[int, ...], padding,
              ) -> jax.Array:
     """What `lax.conv_general_dilated` computes for flax: x (B, *S, C), kernel (*k, C, K), k // 2 zeros around x ->
     (B, *S', K). `images` is the convolution in two dimensions: `on_one` or `plain`."""
-    if kernel.shape[0] == 1:
+    if max(kernel.shape[:-2]) == 1:
         return lax.conv_general_dilated(x, kernel, strides, padding, **options)
     if x.ndim == 4:
-        return images(x, kernel, strides[0])
-    if strides[0] == 1 and x.shape[-1] > FEW and suits_winograd(x, kernel):
+        return images(x, kernel, strides)
+    if max(strides) == 1 and x.shape[-1] > FEW and suits_winograd(x, kernel):
         return winograd(x, kernel, partial(convolve_stack, images=images))
-    return by_planes(x, kernel, strides[0], images)
+    return by_planes(x, kernel, strides, images)
 
 
 def suits_winograd(x: jax.Array, kernel: jax.Array) -> bool:
-    """Whether `winograd` can stand in: it knows side 3 alone, and its differences cost bfloat16 too many digits."""
+    """Whether `winograd` can stand in: it knows side 3 along the first axis alone, and its differences cost bfloat16
+    too many digits."""
     return kernel.shape[0] == 3 and x.dtype == jnp.float32
 
 
@@ -63,31 +64,31 @@ def winograd(x: jax.Array, kernel: jax.Array, convolve_rest) -> jax.Array:
 
 def convolve_stack(x: jax.Array, kernel: jax.Array, images: Callable) -> jax.Array:
     """x (B, X, Y, Z, C), kernel (k, k, C, K) -> (B, X, Y, Z, K): every slice as an image."""
-    return images(x.reshape(-1, *x.shape[2:]), kernel, 1).reshape(*x.shape[:-1], -1)
+    return images(x.reshape(-1, *x.shape[2:]), kernel, (1, 1)).reshape(*x.shape[:-1], -1)
 
 
-def by_planes(x: jax.Array, kernel: jax.Array, stride: int, images: Callable) -> jax.Array:
-    """x (B, X, Y, Z, C), kernel (k, k, k, C, K), k odd, k // 2 zeros around x -> (B, ⌈X / stride⌉, …, K).
+def by_planes(x: jax.Array, kernel: jax.Array, strides: tuple[int, ...], images: Callable) -> jax.Array:
+    """x (B, X, Y, Z, C), kernel (*k, C, K), k odd, k // 2 zeros around x -> (B, ⌈X / stride⌉, …, K), strides (3,).
 
     Each plane of the kernel along x is convolved with the slices of x that it meets, as if they were images. With
     few channels the planes become channels of one convolution: 45 ms instead of 118 for 2×64³×4 to 16, on AVX2.
     """
-    side = kernel.shape[0]
+    side, (stride, *others) = kernel.shape[0], strides
     depth = -(-x.shape[1] // stride)
     padded = jnp.pad(x, [(0, 0), (side // 2, side // 2), *[(0, 0)] * 3])
     slices = [padded[:, k:k + stride * (depth - 1) + 1:stride].reshape(-1, *x.shape[2:]) for k in range(side)]
     if x.shape[-1] <= FEW:
-        planes = jnp.moveaxis(kernel, 0, 2).reshape(side, side, -1, kernel.shape[-1])
-        y = images(jnp.concatenate(slices, -1), planes, stride)
+        planes = jnp.moveaxis(kernel, 0, 2).reshape(*kernel.shape[1:3], -1, kernel.shape[-1])
+        y = images(jnp.concatenate(slices, -1), planes, others)
     else:
-        y = sum(images(one, kernel[k], stride) for k, one in enumerate(slices))
+        y = sum(images(one, kernel[k], others) for k, one in enumerate(slices))
     return y.reshape(x.shape[0], depth, *y.shape[1:])
 
 
-def on_one(x: jax.Array, kernel: jax.Array, stride: int) -> jax.Array:
+def on_one(x: jax.Array, kernel: jax.Array, strides: Sequence[int]) -> jax.Array:
     """`plain` for a program of one device: of several, pairs of rows and chunks of images would cross from one to
     another."""
-    return plain(x, kernel, stride) if stride > 1 else alone(x, kernel)
+    return plain(x, kernel, strides) if max(strides) > 1 else alone(x, kernel)
 
 
 def by_rows(x: jax.Array, kernel: jax.Array) -> jax.Array:
@@ -108,9 +109,10 @@ def convolve_rows(x: jax.Array, kernel: jax.Array) -> jax.Array:
     return y.reshape(*x.shape[:-1], -1)
 
 
-def plain(x: jax.Array, kernel: jax.Array, stride: int = 1) -> jax.Array:
-    """x (B, H, W, C), kernel (k, k, C, K), k odd, k // 2 zeros around x -> (B, ⌈H / stride⌉, ⌈W / stride⌉, K)."""
-    return lax.conv_general_dilated(x, kernel, (stride, stride), [(kernel.shape[0] // 2,) * 2] * 2,
+def plain(x: jax.Array, kernel: jax.Array, strides: Sequence[int] = (1, 1)) -> jax.Array:
+    """x (B, H, W, C), kernel (k, l, C, K), both odd, half of them zeros around x -> (B, ⌈H / stride⌉, ⌈W / stride⌉,
+    K)."""
+    return lax.conv_general_dilated(x, kernel, strides, [(side // 2,) * 2 for side in kernel.shape[:2]],
                                     dimension_numbers=('NHWC', 'HWIO', 'NHWC'))
 
 
@@ -123,7 +125,8 @@ def alone(x: jax.Array, kernel: jax.Array) -> jax.Array:
 def backward(saved: tuple[jax.Array, jax.Array], g: jax.Array) -> tuple[jax.Array, jax.Array]:
     x, kernel = saved
     of_x = by_rows(g, kernel[::-1, ::-1].swapaxes(2, 3))
-    if jax.__version_info__ < (0, 11) and 2 * x[..., 0].size * kernel.size >= WORTH:
+    square = kernel.shape[0] == kernel.shape[1]
+    if jax.__version_info__ < (0, 11) and square and 2 * x[..., 0].size * kernel.size >= WORTH:
         return of_x, kernel_gradient(x, g, kernel.shape[0]).astype(kernel.dtype)
     return of_x, jax.vjp(lambda kernel: plain(x, kernel), kernel)[1](g)[0]
 
@@ -158,7 +161,7 @@ def kernel_gradient(x: jax.Array, g: jax.Array, side: int) -> jax.Array:
     return total.reshape(channels, side, side, -1).transpose(1, 2, 0, 3)
 
 
-def dense(x: jax.Array, kernel: jax.Array, bias: jax.Array | None, block: int) -> jax.Array:
+def dense(x: jax.Array, kernel: jax.Array, bias: jax.Array | None, block: Sequence[int]) -> jax.Array:
     """`expand.dense` by `product`."""
     y = product(x, kernel)
     return depth_to_space(y if bias is None else y + bias, block)

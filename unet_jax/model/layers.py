@@ -3,7 +3,7 @@
 Shapes: x (B, *S, C) with S the spatial shape, two or three axes, channels last.
 """
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import jax
 import jax.numpy as jnp
@@ -15,9 +15,9 @@ from unet_jax.model.expand import space_to_depth
 from unet_jax.model.norm import finish
 
 
-def pool(x: jax.Array, reduce: Callable) -> jax.Array:
-    """(B, *S, C) -> (B, *S / 2, C): `reduce` (jnp.max, jnp.mean) of every block of side 2."""
-    split = [size for s in x.shape[1:-1] for size in (s // 2, 2)]
+def pool(x: jax.Array, reduce: Callable, block: Sequence[int]) -> jax.Array:
+    """(B, *S, C) -> (B, *S / block, C): `reduce` (jnp.max, jnp.mean) of every block with these sides."""
+    split = [size for s, side in zip(x.shape[1:-1], block, strict=True) for size in (s // side, side)]
     return reduce(x.reshape(x.shape[0], *split, x.shape[-1]), axis=tuple(range(2, len(split) + 1, 2)))
 
 
@@ -53,15 +53,15 @@ class Convolution(nn.Module):
     activation: str
     dtype: jnp.dtype
     form: Form
-    kernel: int = 3
-    stride: int = 1
+    kernel: tuple[int, ...]  # its side along each axis
+    stride: tuple[int, ...]
     activate: bool = True
 
     @nn.compact
     def __call__(self, x: jax.Array, skip: jax.Array | None = None) -> jax.Array:
-        d = x.ndim - 2
         # padding kernel // 2 on both sides, also for stride 2: output pixel i is centred on input pixel 2i
-        x = nn.Conv(self.features, (self.kernel,) * d, self.stride, padding=self.kernel // 2, dtype=self.dtype,
+        padding = [(side // 2, side // 2) for side in self.kernel]
+        x = nn.Conv(self.features, self.kernel, self.stride, padding=padding, dtype=self.dtype,
                     use_bias=self.norm == 'none', kernel_init=spread(self.activation), name='conv',
                     conv_general_dilated=self.form.convolve)(x)
         activation = self.activation if self.activate else None
@@ -78,19 +78,20 @@ class Plain(nn.Module):
     activation: str
     dtype: jnp.dtype
     form: Form
-    stride: int = 1
+    kernel: tuple[int, ...]
+    stride: tuple[int, ...]
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         shared = (self.features, self.norm, self.groups, self.activation, self.dtype, self.form)
-        return Convolution(*shared, stride=self.stride, name='first')(x)
+        return Convolution(*shared, self.kernel, self.stride, name='first')(x)
 
 
 class Residual(nn.Module):
     """Two convolutions and a skip around them (He et al. 2016, fig. 2).
 
-    Where the shape changes, the skip averages blocks of side 2 and goes through a 1×1 convolution and norm; a
-    strided 1×1 convolution would look at one pixel in 2^d (He et al. 2019, fig. 2c).
+    Where the shape changes, the skip averages blocks of the stride's sides and goes through a 1×1 convolution and
+    norm; a strided 1×1 convolution would look at one pixel of each block (He et al. 2019, fig. 2c).
     """
     features: int
     norm: str
@@ -98,34 +99,36 @@ class Residual(nn.Module):
     activation: str
     dtype: jnp.dtype
     form: Form
-    stride: int = 1
+    kernel: tuple[int, ...]
+    stride: tuple[int, ...]
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         shared = (self.features, self.norm, self.groups, self.activation, self.dtype, self.form)
-        y = Convolution(*shared, stride=self.stride, name='first')(x)
-        if self.stride == 2:
-            x = pool(x, jnp.mean)
+        once = (1,) * len(self.stride)
+        y = Convolution(*shared, self.kernel, self.stride, name='first')(x)
+        if max(self.stride) > 1:
+            x = pool(x, jnp.mean, self.stride)
         if x.shape != y.shape:
-            x = Convolution(*shared, kernel=1, activate=False, name='skip')(x)
-        return Convolution(*shared, name='second')(y, x)
+            x = Convolution(*shared, once, once, activate=False, name='skip')(x)
+        return Convolution(*shared, self.kernel, once, name='second')(y, x)
 
 
 class UpSample(nn.Module):
-    """Twice the size: a transposed convolution with stride 2 and kernel 2, in the form that is fast (`Form.expand`).
-
-    The bias belongs to the output channel, not to the position in the block.
+    """`block` times the size along each axis: a transposed convolution with stride and kernel `block`, in the form
+    that is fast (`Form.expand`). The bias belongs to the output channel, not to the position in the block.
     """
     features: int
     dtype: jnp.dtype
     form: Form
+    block: tuple[int, ...]
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         def enlarge(x: jax.Array, kernel: jax.Array, *_, **__) -> jax.Array:
-            return self.form.expand(x, kernel, None, 2)
+            return self.form.expand(x, kernel, None, self.block)
 
-        y = nn.Dense(2 ** (x.ndim - 2) * self.features, use_bias=False, dtype=self.dtype, name='dense',
+        y = nn.Dense(math.prod(self.block) * self.features, use_bias=False, dtype=self.dtype, name='dense',
                      kernel_init=spread(), dot_general=enlarge)(x)
         bias = self.param('bias', initializers.zeros, (self.features,), jnp.float32)
         return y + bias.astype(self.dtype)
@@ -134,12 +137,12 @@ class UpSample(nn.Module):
 class Head(nn.Module):
     """Float32 logits (B, *S · block, K) of x (B, *S, C). Small weights: training starts at probability 1/2."""
     out_channels: int
-    block: int
     form: Form
+    block: tuple[int, ...]
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
-        width = self.block ** (x.ndim - 2) * self.out_channels
+        width = math.prod(self.block) * self.out_channels
         kernel = self.param('kernel', initializers.constant(0.01), (x.shape[-1], width), jnp.float32)
         bias = self.param('bias', initializers.zeros, (width,), jnp.float32)
         return self.form.expand(x.astype(jnp.float32), kernel, bias, self.block)
@@ -148,11 +151,12 @@ class Head(nn.Module):
 class AttentionGate(nn.Module):
     """Attention gate on a skip connection (Oktay et al. 2018, eqs. 1-2 and fig. 2).
 
-    The skip x (B, *S, C), brought to the grid of the coarser features g (B, *S / 2, D) by a convolution with stride
-    and kernel 2, is added to g; ReLU, one channel, sigmoid; the coefficients are interpolated linearly to x's grid
-    and multiply it.
+    The skip x (B, *S, C), brought to the grid of the coarser features g (B, *S / block, D) by a convolution with
+    stride and kernel `block`, is added to g; ReLU, one channel, sigmoid; the coefficients are interpolated linearly
+    to x's grid and multiply it.
     """
     dtype: jnp.dtype
+    block: tuple[int, ...]
 
     @nn.compact
     def __call__(self, x: jax.Array, g: jax.Array) -> jax.Array:
@@ -160,5 +164,5 @@ class AttentionGate(nn.Module):
         theta = nn.Dense(inner, use_bias=False, dtype=self.dtype, kernel_init=spread('relu'), name='skip')
         phi = nn.Dense(inner, dtype=self.dtype, kernel_init=spread('relu'), name='gate')
         psi = nn.Dense(1, dtype=jnp.float32, kernel_init=spread(), name='psi')
-        alpha = nn.sigmoid(psi(nn.relu(theta(space_to_depth(x, 2)) + phi(g))))
+        alpha = nn.sigmoid(psi(nn.relu(theta(space_to_depth(x, self.block)) + phi(g))))
         return x * jax.image.resize(alpha, (*x.shape[:-1], 1), 'linear').astype(x.dtype)

@@ -5,7 +5,9 @@
     logits = apply(module, params, image)  # (B, *S, C) float32 -> (B, *S, K) float32
 """
 import dataclasses
+import itertools
 import math
+import operator
 from collections.abc import Sequence
 from functools import partial
 from typing import Any
@@ -30,8 +32,8 @@ Params = Any  # a tree of float32 arrays
 
 
 class UNet(nn.Module):
-    """Level l has features[l] channels and the input's size over stem · 2^l. The fields are those of config.model, and
-    the form of its operations, which changes no result."""
+    """Level l has features[l] channels and the input's size over `shrinkage`[l]: stem · 2^l, unless `strides` says
+    otherwise. The fields are those of config.model, and the form of its operations, which changes no result."""
     out_channels: int
     features: tuple[int, ...]
     encoder_blocks: tuple[int, ...]
@@ -46,55 +48,63 @@ class UNet(nn.Module):
     deep_supervision: int
     dtype: str
     remat: bool
+    strides: tuple[tuple[int, ...], ...] = ()
+    kernels: tuple[tuple[int, ...], ...] = ()
     form: Form = XLA
 
     @nn.compact
     def __call__(self, image: jax.Array, deep: bool) -> list[jax.Array]:
-        """(B, *S, C) -> logits, finest first: (B, *S, K), and if `deep` (B, *⌈S / 2⌉, K), (B, *⌈S / 4⌉, K) …"""
+        """(B, *S, C) -> logits, finest first: (B, *S, K), and if `deep` those of coarser levels, `coarsening` times
+        smaller: (B, *⌈S / 2⌉, K), (B, *⌈S / 4⌉, K) …"""
         if image.ndim not in (4, 5):
             raise InputError(f'an image of shape {image.shape}; expected (batch, height, width, channels) or (batch, '
                              'depth, height, width, channels)')
         dtype, last = jnp.dtype(type_on(self.dtype)), len(self.features) - 1
         spatial = image.shape[1:-1]
-        x = space_to_depth(pad(image, self.stem * 2**last), self.stem).astype(dtype)
+        first, *strides = steps(self, len(spatial))
+        x = space_to_depth(pad(image, shrinkage(self, len(spatial))[-1]), first).astype(dtype)
 
-        skips = []
+        skips, once = [], (1,) * len(spatial)
         for level in range(last + 1):
             if level > 0:
                 skips.append(x)
-                x = pool(x, jnp.max) if self.downsample == 'max' else x
-            stride = 2 if level > 0 and self.downsample == 'conv' else 1
+                x = pool(x, jnp.max, strides[level - 1]) if self.downsample == 'max' else x
+            stride = strides[level - 1] if level > 0 and self.downsample == 'conv' else once
             x = self.blocks(x, f'encoder_{level}', level, self.encoder_blocks[level], stride)
 
         logits = [self.head(x, 0, spatial)] if last == 0 else []
         for level in reversed(range(last)):
             skip = skips[level]
             if self.attention_gates:
-                skip = AttentionGate(dtype, name=f'gate_{level}')(skip, x)
-            x = UpSample(self.features[level], dtype, self.form, name=f'up_{level}')(x)
-            x = self.blocks(jnp.concatenate([skip, x], -1), f'decoder_{level}', level, self.decoder_blocks[level])
+                skip = AttentionGate(dtype, strides[level], name=f'gate_{level}')(skip, x)
+            x = UpSample(self.features[level], dtype, self.form, strides[level], name=f'up_{level}')(x)
+            x = self.blocks(jnp.concatenate([skip, x], -1), f'decoder_{level}', level, self.decoder_blocks[level],
+                            once)
             if level == 0 or (deep and level <= self.deep_supervision):
                 logits.append(self.head(x, level, spatial))
         return logits[::-1]
 
-    def blocks(self, x: jax.Array, name: str, level: int, count: int, stride: int = 1) -> jax.Array:
+    def blocks(self, x: jax.Array, name: str, level: int, count: int, stride: tuple[int, ...]) -> jax.Array:
         """`count` blocks one after the other, the first with `stride`."""
+        kernel = tuple(self.kernels[level]) if self.kernels else (3,) * len(stride)
         block = Residual if self.block == 'residual' else Plain
         block = nn.remat(block) if self.remat else block
+        once = (1,) * len(stride)
         block = partial(block, self.features[level], self.norm, self.groups, self.activation,
-                        jnp.dtype(type_on(self.dtype)), self.form)
+                        jnp.dtype(type_on(self.dtype)), self.form, kernel)
         x = block(stride, name=f'{name}_block_0')(x)
         names = [f'{name}_block_{k}' for k in range(1, count)]
         if self.form.scanned and len(names) > 1 and not self.is_initializing():
-            return scan(block(parent=None), [self.variables['params'][name] for name in names], x)
+            return scan(block(once, parent=None), [self.variables['params'][name] for name in names], x)
         for name in names:
-            x = block(name=name)(x)
+            x = block(once, name=name)(x)
         return x
 
     def head(self, x: jax.Array, level: int, spatial: tuple[int, ...]) -> jax.Array:
-        """Float32 logits (B, *⌈spatial / 2^level⌉, K)."""
-        y = Head(self.out_channels, self.stem, self.form, name=f'head_{level}')(x)
-        return y[(slice(None), *(slice(-(-s // 2**level)) for s in spatial))]
+        """Float32 logits (B, *⌈spatial / coarsening⌉, K)."""
+        first, factors = steps(self, len(spatial))[0], coarsening(self, len(spatial))[level]
+        y = Head(self.out_channels, self.form, first, name=f'head_{level}')(x)
+        return y[(slice(None), *(slice(-(-s // factor)) for s, factor in zip(spatial, factors, strict=True)))]
 
 
 def scan(block: nn.Module, params: Sequence[Params], x: jax.Array) -> jax.Array:
@@ -103,13 +113,34 @@ def scan(block: nn.Module, params: Sequence[Params], x: jax.Array) -> jax.Array:
     return jax.lax.scan(lambda x, one: (block.apply({'params': one}, x), None), x, stacked)[0]
 
 
-def pad(image: jax.Array, multiple: int) -> jax.Array:
-    """(B, *S, C) -> (B, *⌈S⌉, C): every side up to a multiple of `multiple`, at its end, by repeating the edge.
+def steps(model, axes: int) -> tuple[tuple[int, ...], ...]:
+    """How many times smaller each level is than what comes before it, along each axis; of the first that is the image.
+
+    `model`: a UNet, or config.model.
+    """
+    given = model.strides or ((1,) * axes, *((2,) * axes,) * (len(model.features) - 1))
+    return tuple(tuple(n * (model.stem if level == 0 else 1) for n in sides) for level, sides in enumerate(given))
+
+
+def shrinkage(model, axes: int) -> list[tuple[int, ...]]:
+    """How many times smaller each level is than the image, along each axis."""
+    return list(itertools.accumulate(steps(model, axes), lambda a, b: tuple(map(operator.mul, a, b))))
+
+
+def coarsening(model, axes: int) -> list[tuple[int, ...]]:
+    """How many times smaller the logits of each level are than the image: each level's, but for the stem, which the
+    heads undo."""
+    whole = (1,) * axes, *steps(model, axes)[1:]
+    return list(itertools.accumulate(whole, lambda a, b: tuple(map(operator.mul, a, b))))
+
+
+def pad(image: jax.Array, multiple: Sequence[int]) -> jax.Array:
+    """(B, *S, C) -> (B, *⌈S⌉, C): every side up to a multiple of its entry, at its end, by repeating the edge.
 
     The logits of the added pixels are cut off again. Repeating the edge keeps the intensities of the instance norm's
     statistics; zeros would be the mean brightness of a standardised image, brighter than the air around a head.
     """
-    extra = [(0, -s % multiple) for s in image.shape[1:-1]]
+    extra = [(0, -s % n) for s, n in zip(image.shape[1:-1], multiple, strict=True)]
     return jnp.pad(image, [(0, 0), *extra, (0, 0)], mode='edge')
 
 
@@ -156,6 +187,9 @@ def check_unet(fields: dict[str, Any], out_channels: int) -> None:
         refuse('groups', f'must divide every entry of features = {fields["features"]}')
     if fields['stem'] < 1:
         refuse('stem', 'give 1 (none), 2 or 4')
+    for key in ('strides', 'kernels'):
+        if len(fields[key]) not in (0, levels):
+            refuse(key, f'give an entry for each of the {levels} levels of features, finest first, or () for none')
     if not 0 <= fields['deep_supervision'] <= max(levels - 2, 0):
         refuse('deep_supervision', f'{levels} levels have {max(levels - 2, 0)} coarser decoder levels')
 
@@ -163,8 +197,9 @@ def check_unet(fields: dict[str, Any], out_channels: int) -> None:
 def check_size(config: ConfigDict, size: tuple[int, ...]) -> None:
     """Raises InputError where the deepest level of the network of `config` (config.model) learns nothing from images
     of `size`: of a single number its norm leaves 0, whatever the kernels are."""
-    levels, factor = len(config.features), config.stem * 2 ** (len(config.features) - 1)
-    deepest = [-(-s // factor) for s in size]  # a level above has 2^d times as many pixels
+    levels, factors = len(config.features), shrinkage(config, len(size))[-1]
+    factor = max(factors)
+    deepest = [-(-s // n) for s, n in zip(size, factors, strict=True)]  # a level above has 2^d times as many pixels
     together = {'instance': 1, 'group': config.features[-1] // max(config.groups, 1)}.get(config.norm, 2)
     if math.prod(deepest) * together == 1:
         raise InputError(f'config.data.size = {tuple(size)}: the deepest of {levels} levels is {factor} times '

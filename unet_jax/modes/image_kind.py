@@ -1,6 +1,7 @@
 """Images and slices on their way through the modes, decoded whole, segmented in batches: the functions of
 `kinds.Kind`."""
-from collections.abc import Iterator
+import logging
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -11,9 +12,14 @@ from unet_jax.annotations import labels
 from unet_jax.errors import InputError
 from unet_jax.evaluation import cases
 from unet_jax.experiment import Experiment
+from unet_jax.formats import mask_file
+from unet_jax.formats.seam import Content
 from unet_jax.inference import predictor as inference
-from unet_jax.pipeline import cache, decode
+from unet_jax.inference.temperature import calibrated, uncertainty
+from unet_jax.pipeline import cache, decode, slices
 from unet_jax.progress import bar
+
+log = logging.getLogger('unet_jax')
 
 
 def rows(experiment: Experiment, frame: pd.DataFrame) -> pd.DataFrame:
@@ -27,32 +33,68 @@ def open_samples(experiment: Experiment, rows: pd.DataFrame) -> cache.Samples:
     return cache.open_samples(rows, experiment.settings, data.cache, on_error=data.on_error, limit=data.cache_limit)
 
 
-def training_samples(experiment: Experiment, train: pd.DataFrame, valid: pd.DataFrame) -> dict[str, cache.Samples]:
-    """What the loop trains on and validates on, without what cannot be read where the config says so."""
-    return {name: open_samples(experiment, rows) for name, rows in (('train', train), ('valid', valid))}
+def training_samples(experiment: Experiment, *, train: pd.DataFrame, valid: pd.DataFrame,
+                     kept: np.ndarray | None = None) -> dict[str, cache.Samples]:
+    """What the loop trains on and validates on, without what cannot be read where the config says so.
+
+    kept: positions in `train` of those trained on, all if None. Of patients all slices are opened: those
+    that are not trained on count in the patient's scale, and are neighbours.
+    Raises InputError where neighbours are asked for and the data have no slices.
+    """
+    check_patients(experiment, train)
+    some = train if kept is None else train.iloc[kept].reset_index(drop=True)
+    if not of_patients(experiment):
+        return {'train': open_samples(experiment, some), 'valid': open_samples(experiment, valid)}
+    whole = open_samples(experiment, train)
+    return {'train': whole.some(np.flatnonzero(whole.rows.path.isin(set(some.path)))),
+            'valid': open_samples(experiment, valid)}
+
+
+def of_patients(experiment: Experiment) -> bool:
+    """Whether what the network sees of a slice depends on the patient's others."""
+    return bool(experiment.settings.patient or experiment.settings.neighbours)
+
+
+def check_patients(experiment: Experiment, rows: pd.DataFrame) -> None:
+    data = experiment.config.data
+    if data.neighbours and rows.slice.isna().all():
+        raise InputError(f'config.data.neighbours is {data.neighbours}, but {data.root} has no slices of patients, '
+                         f'only images such as {rows.path.iloc[0]}. A config.data.group_pattern with two groups, '
+                         '(patient) and (number), finds slices by their names; else leave it at 0')
+    if data.standardise == 'patient' and not rows.group.duplicated().any():
+        log.warning("config.data.standardise is 'patient', but no patient has several images, such as %s, so each is "
+                    'standardised by itself; config.data.group_pattern finds patients in the names', rows.path.iloc[0])
 
 
 def part(samples: cache.Samples, where: slice) -> cache.Samples:
     """Some consecutive samples, still memory-mapped."""
-    return cache.Samples(samples.image[where], samples.label[where], samples.rows[where].reset_index(drop=True))
+    return samples.some(where)
 
 
-def segment(predictor: inference.Predictor, samples: cache.Samples, masks: Path) -> Iterator[cases.Case]:
-    """Every case, slices stacked, with prediction and reference; PNGs of the predictions go to the folder `masks`."""
+def segment(predictor: inference.Predictor, samples: cache.Samples, masks: Path | None) -> Iterator[cases.Case]:
+    """Every case, slices stacked, with prediction and reference; PNGs of the predictions go to the folder `masks`, and
+    where config.evaluation.uncertainty asks for it, of the uncertainty to uncertainty/ in it."""
     experiment, rows = predictor.experiment, samples.rows
+    settings = experiment.config.evaluation
+    if settings.lesions and rows.slice.isna().all():
+        raise InputError(f'config.evaluation.lesions is {settings.lesions!r}, but {experiment.config.data.root} has '
+                         'no slices of patients; lesion-wise scores are those of volumes, so leave it empty')
 
     def arrays() -> Iterator[tuple[int, tuple[np.ndarray, ...]]]:
         found = inference.enlarged(predictor, samples)
         for index, probability in bar(found, total=len(rows), desc='evaluating', unit='image'):
-            row, bits = rows.iloc[index], inference.to_bits(experiment, probability)
-            experiment.format.write(masks / row.mask_file, labels.to_ids(bits, experiment.classes),
-                                    like=Path(experiment.settings.root) / row.path)
-            unsure = ()
-            if experiment.config.evaluation.uncertainty:
-                unsure = inference.uncertainty(probability), brain(samples, index)
-            yield index, (bits, decode.decode_label(row, experiment.settings), *unsure)
+            row, bits = rows.iloc[index], inference.to_bits(predictor, probability, voxel=1.0)
+            if masks:
+                experiment.format.write(masks / row.mask_file, labels.to_ids(bits, experiment.classes),
+                                        like=Path(experiment.settings.root) / row.path)
+                if settings.uncertainty:
+                    unsure = uncertainty(calibrated(probability, predictor.temperatures)).max(-1)
+                    mask_file.write_uncertainty(masks / 'uncertainty' / row.mask_file, unsure / 100)
+            inside = [brain(samples, index)] * settings.uncertainty
+            yield index, (decode.decode_label(row, experiment.settings), bits, probability, *inside)
 
-    return cases.stack(rows, arrays())
+    for case in cases.stack(rows, arrays(), tuple(settings.spacing)):
+        yield case._replace(temperatures=predictor.temperatures)
 
 
 def brain(samples: cache.Samples, index: int) -> np.ndarray:
@@ -60,42 +102,79 @@ def brain(samples: cache.Samples, index: int) -> np.ndarray:
     row = samples.rows.iloc[index]
     if pd.isna(row.slice):
         return np.ones((row.height, row.width), bool)
-    inside = (samples.image[index] != 0).any(-1, keepdims=True).astype(np.float32)
-    return decode.extract(inside, row.height, row.width)[..., 0] > 0.5
+    inside = (samples.take(index)[0] != 0).any(-1, keepdims=True).astype(np.float32)
+    return decode.extract(inside, height=row.height, width=row.width)[..., 0] > 0.5
 
 
 def example(predictor: inference.Predictor, samples: cache.Samples, masks: Path) -> dict:
     """Fields of `html.Example` of the one case in `samples`: image, reference and prediction at the file's size."""
     experiment, rows = predictor.experiment, samples.rows
-    found = [bits for _, bits in inference.segment(predictor, samples)]
-    true = [decode.decode_label(row, experiment.settings) for row in rows.itertuples()]
+    case, = segment(predictor, samples, None)
     root, channels = experiment.settings.root, experiment.settings.channels
     image = [experiment.format.read(root, row, channels).image for row in rows.itertuples()]
     volume = rows.slice.notna().any()
-    picture, reference, prediction = (np.stack(a, 2) if volume else a[0] for a in (image, true, found))
-    return {'image': picture, 'reference': labels.region_masks(reference, experiment.region_bits),
-            'prediction': labels.region_masks(prediction, experiment.region_bits),
-            'spacing': (1.0, 1.0, 1.0) if volume else None}
+    found = {'image': np.stack(image, 2) if volume else image[0],
+             'reference': labels.region_masks(case.reference, experiment.region_bits),
+             'prediction': labels.region_masks(case.prediction, experiment.region_bits)}
+    if experiment.config.evaluation.uncertainty:
+        found['uncertainty'] = uncertainty(calibrated(case.probability, case.temperatures))
+    if not volume:
+        return found
+    if not experiment.format.unspaced:
+        return found | {'spacing': (1.0, 1.0, 1.0)}
+    # rows and columns of pictures point as on a reading screen, though nothing in the files says so
+    return found | {'spacing': tuple(experiment.config.evaluation.spacing) or None, 'orientation': 'PLS',
+                    'letters': False}
 
 
-def predict(predictor: inference.Predictor, rows: pd.DataFrame) -> Iterator[tuple[int, np.ndarray | str]]:
-    """(position in `rows`, bit sets (H, W) at the file's own size, or why it has none) of files to predict."""
-    experiment, size = predictor.experiment, predictor.experiment.config.evaluation.batch_size
-    settings = experiment.settings
-    for start in range(0, len(rows), size):
+def predict(predictor: inference.Predictor, rows: pd.DataFrame
+            ) -> Iterator[tuple[int, inference.Segmented | str, Content | None]]:
+    """(position in `rows`, what was found at the file's own size, or why there is nothing; what was read) of files to
+    predict."""
+    experiment, settings = predictor.experiment, predictor.experiment.settings
+    for places in together(experiment, rows):
         read, where = [], []
-        for index, row in enumerate(rows.iloc[start:start + size].itertuples(), start):
+        for index, row in zip(places, rows.iloc[places].itertuples(), strict=True):
             try:
-                image = experiment.format.read(row.root, row, settings.channels).image
+                read.append(experiment.format.read(row.root, row, settings.channels))
+                where.append(index)
             except InputError as error:
-                yield index, str(error)
-                continue
-            read.append((decode.to_wire(image, settings), image.shape[:2]))
-            where.append(index)
-        if not where:
-            continue
-        images, shapes = (list(part) for part in zip(*read, strict=True))
-        found = rows.iloc[where].assign(height=[h for h, _ in shapes], width=[w for _, w in shapes])
-        blank = np.zeros((len(where), *settings.size), labels.bits_dtype(len(experiment.classes)))
-        for k, bits in inference.segment(predictor, cache.Samples(np.stack(images), blank, found)):
-            yield where[k], bits
+                yield index, str(error), None
+        images = [content.image for content in read]
+        for index, found, content in zip(where, answer(predictor, images, rows.iloc[where]), read, strict=True):
+            yield index, found, content
+
+
+def answer(predictor: inference.Predictor, images: Sequence[np.ndarray], rows: pd.DataFrame
+           ) -> Iterator[inference.Segmented]:
+    """What the predictor finds in each of `images`, (H, W, C) as `Format.read` gives them, in order.
+
+    rows: of each its case, group and slice, by which patients are told where the network looks at them.
+    """
+    if not images:
+        return
+    experiment, settings = predictor.experiment, predictor.experiment.settings
+    rows = rows.assign(height=[image.shape[0] for image in images], width=[image.shape[1] for image in images])
+    wired = np.stack([decode.to_wire(image, settings) for image in images])
+    blank = np.zeros((len(images), *settings.size), labels.bits_dtype(len(experiment.classes)))
+    near = slices.near(rows, settings.neighbours) if of_patients(experiment) else None
+    scale = slices.scale(wired, rows.group) if settings.patient else None
+    for _, probability in inference.enlarged(predictor, cache.Samples(wired, blank, rows, {}, near, scale)):
+        yield inference.tell(predictor, probability, voxel=1.0)
+
+
+def together(experiment: Experiment, rows: pd.DataFrame) -> Iterator[list[int]]:
+    """Positions in `rows` of what is read and segmented together: whole patients where they matter to what is seen,
+    as many as fill a batch."""
+    size = experiment.config.evaluation.batch_size
+    if not of_patients(experiment):
+        yield from (list(range(start, min(start + size, len(rows)))) for start in range(0, len(rows), size))
+        return
+    held: list[int] = []
+    for places in rows.reset_index(drop=True).groupby('group', sort=False).indices.values():
+        held += places.tolist()
+        if len(held) >= size:
+            yield held
+            held = []
+    if held:
+        yield held

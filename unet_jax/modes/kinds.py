@@ -6,11 +6,12 @@ which it has.
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
-import numpy as np
 import pandas as pd
 
 from unet_jax.evaluation.cases import Case
 from unet_jax.experiment import Experiment
+from unet_jax.formats.seam import Content
+from unet_jax.inference.predictor import Segmented
 from unet_jax.modes import image_kind, volume_kind
 
 
@@ -18,12 +19,14 @@ class Kind(NamedTuple):
     """`samples` stands for what `open_samples` returns: `cache.Samples` or `prepared.Volumes`."""
     rows: Callable[[Experiment, pd.DataFrame], pd.DataFrame]  # the frame -> a row a sample, with its `mask_file`
     open_samples: Callable[[Experiment, pd.DataFrame], Any]  # (experiment, rows) -> samples
-    training_samples: Callable[..., dict[str, Any]]  # (experiment, train=rows, valid=rows) -> {'train', 'valid'}
+    training_samples: Callable[..., dict[str, Any]]  # (experiment, train=rows, valid=rows, kept=positions in
+    # train of those trained on) -> {'train', 'valid'}
     part: Callable[[Any, slice], Any]  # some consecutive samples
     segment: Callable[..., Iterator[Case]]  # (predictor, samples, folder of masks) -> every case, its mask written
     example: Callable[..., dict]  # (predictor, samples of one case, folder of masks) -> fields of html.Example
-    predict: Callable[..., Iterator[tuple[int, np.ndarray | str]]]  # (predictor, rows of `Format.find`) ->
-    # (position in rows, bit sets at the file's own size, or why there are none)
+    predict: Callable[..., Iterator[tuple[int, Segmented | str, Content | None]]]  # (predictor, rows of
+    # `Format.find`) -> (position in rows, what was found at the file's own size, or why there is nothing; what was
+    # read)
 
 
 IMAGES, VOLUMES = (Kind(**{name: getattr(module, name) for name in Kind._fields})

@@ -1,5 +1,6 @@
 """--mode=plan: what a config costs, without training: parameters, FLOPs, memory, and the largest batch that fits."""
 from collections.abc import Sequence
+from pathlib import Path
 
 import jax
 import numpy as np
@@ -7,22 +8,32 @@ from ml_collections import ConfigDict
 
 from unet_jax.compiled import table as compiled_table
 from unet_jax.errors import InputError
-from unet_jax.experiment import Experiment, create, read_frame, settle
+from unet_jax.experiment import create, read_frame, settle
+from unet_jax.modes import auto
+from unet_jax.planning.memory import GB, step_cost
 from unet_jax.progress import bar
 from unet_jax.training import loop, sharding
 
-GB = 1e9
 
-
-def plan(config: ConfigDict, *, memory: float | None = None, targets: Sequence[str] = ()) -> None:
+def plan(config: ConfigDict, folder: Path | None = None, *, memory: float | None = None,
+         targets: Sequence[str] = ()) -> None:
     """Prints the table of `config`. memory: GB that each device may use; None is all that it has. targets: devices
     to compile for in place of those that are here, such as v5e:4x4 (`compiled.targets`).
 
+    With config.train.plan what it leaves open is decided instead, and the plan and its reasons written into `folder`.
+
     Reads the data only where the config leaves its categories to them. Raises InputError for a config that cannot be
-    built, for a memory that is not above 0, and for a target that cannot be compiled for.
+    built, for a memory that is not above 0, for a target that cannot be compiled for, and for one with
+    config.train.plan.
     """
     if memory is not None and not memory > 0:
         raise InputError(f'--memory={memory:g}: give gigabytes a device, such as --memory=16')
+    if config.train.plan and targets:
+        raise InputError(f'--target={",".join(targets)} tells what a config costs, and with config.train.plan '
+                         'there is none yet: plan first, then give the plan.py that --mode=plan writes as --config')
+    if config.train.plan:
+        auto.planned(config, folder, memory=memory and memory * GB)
+        return
     settled = bool(config.data.categories and config.data.regions)
     experiment = create(config if settled else settle(config, read_frame(config)))
     if targets:
@@ -39,7 +50,7 @@ def plan(config: ConfigDict, *, memory: float | None = None, targets: Sequence[s
         largest = largest_batch(limit, batch_size, lambda size: measure(size)[0]['together'])
     params = loop.create_programs(experiment).abstract.params
     parameters = sum(int(np.prod(leaf.shape)) for leaf in jax.tree.leaves(params))
-    shape = ' × '.join(map(str, (*experiment.settings.size, experiment.settings.channels)))
+    shape = ' × '.join(map(str, (*experiment.settings.size, experiment.settings.inputs)))
     rows = [('devices', f'{len(jax.devices())} × {devices[0].device_kind}, {limit / GB:.1f} GB each'),
             ('input', f'{batch_size} × {shape}'),
             ('parameters', f'{parameters:,}'),
@@ -53,27 +64,6 @@ def plan(config: ConfigDict, *, memory: float | None = None, targets: Sequence[s
     print('\n'.join(f'{name:22s}{value}' for name, value in rows))
 
 
-def step_cost(experiment: Experiment, batch_size: int) -> tuple[dict[str, float], float]:
-    """({'state', 'batch', 'temporary', 'together'} bytes a device, FLOPs) of the compiled training step.
-
-    Memory is what XLA's buffer assignment says, so without the compiler's own scratch and the allocator's gaps; FLOPs
-    are those of the program as written, before fusion, and count recomputed activations (model.remat).
-    """
-    config = experiment.config.copy_and_resolve_references()
-    with config.unlocked():
-        config.train.update({'batch_size': batch_size, 'steps_per_dispatch': 1, 'resident': False})
-    programs = loop.create_programs(experiment._replace(config=config))
-    arrays = loop.abstract_batch(experiment, batch_size)
-    lowered = programs.train.lower(programs.abstract, arrays)
-    found = lowered.compile().memory_analysis()
-    batch = sum(int(np.prod(x.shape)) * x.dtype.itemsize for x in arrays.values())
-    batch //= programs.mesh.size
-    sizes = {'state': found.argument_size_in_bytes - batch, 'batch': batch, 'temporary': found.temp_size_in_bytes,
-             'together': found.argument_size_in_bytes + found.temp_size_in_bytes
-             + found.output_size_in_bytes - found.alias_size_in_bytes}
-    return sizes, (lowered.cost_analysis() or {}).get('flops', float('nan'))
-
-
 def largest_batch(limit: float, start: int, memory_of) -> int:
     """The largest batch that divides over the devices and fits, 0 if none: found on the line through two compiled
     programs, then compiled itself until it fits."""
@@ -84,4 +74,3 @@ def largest_batch(limit: float, start: int, memory_of) -> int:
     while size > 0 and memory_of(size) > limit:
         size = min(size - unit, int(size * 0.97)) // unit * unit
     return max(size, 0)
-

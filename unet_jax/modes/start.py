@@ -10,6 +10,7 @@ from ml_collections import ConfigDict
 
 from unet_jax import config_check, folders, formats
 from unet_jax.errors import InputError
+from unet_jax.inference import model_file
 from unet_jax.pipeline import cache_limit
 from unet_jax.training import processes
 
@@ -17,7 +18,8 @@ log = logging.getLogger('unet_jax')
 SCORED = ('evaluation', 'pictures', 'predictions')
 WRITTEN = {  # mode: where in a work directory it writes
     'annotate': ('',), 'train': ('', 'checkpoints', 'nonfinite', 'tensorboard', *SCORED), 'evaluate': ('', *SCORED),
-    'predict': ('predictions',), 'compare': ('evaluation',)}
+    'predict': ('predictions',), 'compare': ('evaluation',), 'plan': ('',),
+    'report': ('', 'pictures')}
 APPENDED = ('metrics.jsonl', 'timing.jsonl', 'resumed.jsonl', 'config_changes.jsonl')  # by training
 
 
@@ -31,7 +33,7 @@ def start(config: ConfigDict, folder: Path, *, distributed: bool | None = False,
     """
     config_check.check_config(config)
     make_absolute(config, folder)
-    try_ends(config, folder, mode, output)
+    try_ends(config, folder, mode=mode, output=output)
     set_flags(config)
     processes.join(distributed)
     check_devices()
@@ -42,21 +44,27 @@ def start(config: ConfigDict, folder: Path, *, distributed: bool | None = False,
 def make_absolute(config: ConfigDict, folder: Path) -> None:
     """Paths of `config.data` as seen from anywhere, since a work directory is used from other folders later; data that
     the project makes lie in `folder`."""
-    if formats.named(config.data.format).make and not config.data.root:
+    if formats.named(config.data.format).make and not config.data.root and not model_file.is_model(folder):
         config.data.root = str(folder / 'phantoms')
     for field in ('root', 'cache', 'split_file'):
         if config.data[field]:
             config.data[field] = os.path.abspath(os.path.expanduser(config.data[field]))
+    if config.train.init_from:
+        config.train.init_from = os.path.abspath(os.path.expanduser(config.train.init_from))
 
 
-def try_ends(config: ConfigDict, folder: Path, mode: str, output: str | None) -> None:
+def try_ends(config: ConfigDict, folder: Path, *, mode: str, output: str | None) -> None:
     """Raises InputError where `mode` could not write, or draw, what it is started for. Nothing is left behind.
 
     A mode that needs a work directory which is not there says so itself.
     """
-    if mode == 'predict' and output:
-        folders.check_writable(output, '--output')
-    elif mode in ('annotate', 'train') or mode in WRITTEN and os.path.lexists(folder):
+    from_file = mode in ('predict', 'evaluate') and model_file.is_model(folder)
+    if from_file:
+        model_file.read_json(folder, 'model.json')
+    writes = mode in ('annotate', 'train') or mode == 'plan' and config.train.plan
+    if mode in ('predict', 'evaluate', 'export') and output:
+        folders.check_writable(Path(output).parent if mode == 'export' else output, '--output')
+    elif writes or mode in WRITTEN and os.path.lexists(folder) and not from_file:
         for name in WRITTEN[mode]:
             folders.check_writable(folder / name, '--workdir')
     for path in (folder / name for name in APPENDED if mode == 'train'):
@@ -67,7 +75,7 @@ def try_ends(config: ConfigDict, folder: Path, mode: str, output: str | None) ->
         if not os.path.isdir(cache):
             raise InputError(f'config.data.cache={cache}: cannot be written to ({reason}); name a folder that can')
         log.warning('config.data.cache=%s: only what is in it already can be used (%s)', cache, reason)
-    if mode in ('train', 'evaluate', 'predict'):
+    if mode in ('train', 'evaluate', 'predict', 'report'):
         importlib.import_module('unet_jax.report')  # 0.1 s, for matplotlib and its settings
 
 

@@ -19,36 +19,43 @@ from unet_jax.annotations import identity
 from unet_jax.errors import InputError
 from unet_jax.experiment import Experiment, create, init_params, settle
 from unet_jax.model import unet
-from unet_jax.modes import kinds
+from unet_jax.modes import auto, fine_tune, kinds
 from unet_jax.modes.annotate import annotate, check_data
 from unet_jax.pipeline import stream
-from unet_jax.training import checkpoint, loop, optimizer, processes, state, together
+from unet_jax.shipped import PROGRAM
+from unet_jax.training import budget, checkpoint, loop, optimizer, processes, state, together
 
 log = logging.getLogger('unet_jax')
 # Fields that change no step, and not by what validation chooses the best one: threshold and flips are none of them.
 # Another data.root holds the same data: `check_data` is asked before.
 SAFE = ('data.cache', 'data.cache_limit', 'data.root', 'train.checkpoint_every', 'train.evaluate_every', 'train.fsdp',
         'train.input_timeout', 'train.keep', 'train.log_every', 'train.resident', 'train.skip_nonfinite',
-        'train.spatial', 'evaluation.batch_size', 'evaluation.convention', 'evaluation.lesions',
-        'evaluation.modality_subsets', 'evaluation.overlap', 'evaluation.pictures', 'evaluation.postprocess',
-        'evaluation.tolerance', 'evaluation.uncertainty')
+        'train.spatial', 'evaluation.batch_size', 'evaluation.calibrate', 'evaluation.convention',
+        'evaluation.found_dice', 'evaluation.large_lesion', 'evaluation.lesions', 'evaluation.modality_subsets',
+        'evaluation.overlap', 'evaluation.pictures', 'evaluation.postprocess', 'evaluation.spacing',
+        'evaluation.tolerance', 'evaluation.uncertainty', 'evaluation.whole_tolerance', 'report.channel')
 
 
 @lock.writer
-def train(config: ConfigDict, folder: Path, *, allow: tuple[str, ...] = ()) -> None:
+def train(config: ConfigDict, folder: Path, *, allow: tuple[str, ...] = ()) -> bool:
     """Trains, or goes on, and evaluates the best checkpoint on the test subset. Called by every process together.
 
     A run goes on only with the config it was started with, but for fields that change no step and those in `allow`,
-    and with the same data, wherever they lie.
+    and with the same data, wherever they lie. Returns whether it came to the end, and was not interrupted before.
     """
-    mesh = loop.create_mesh(config)  # what does not divide over the devices is refused before any work
+    began = time.monotonic()
+    if not config.train.plan:
+        loop.create_mesh(config)  # what does not divide over the devices is refused before any work
     resumed = (folder / 'config.json').exists()
     check_whole(folder)
     with processes.first_process_first('annotations'):
         frame = read_or_annotate(config, folder, resumed=resumed)
-    config = settle_type(settle(config, frame), mesh.devices.flat, files.load_config(folder) if resumed else None)
+    if config.train.plan:
+        config = auto.adopted(config, files.load_config(folder)) if resumed else auto.planned(config, folder, frame)
+    config = settle_type(settle(config, frame), jax.devices(), files.load_config(folder) if resumed else None)
+    config = budget.known(fine_tune.note_seal(config, folder, resumed=resumed), folder)
     if resumed:
-        check_config(files.load_config(folder), config, folder, allow)
+        check_config(budget.known(files.load_config(folder), folder), config, folder, allow)
     foresee(create(config), folder)  # what cannot be built is refused before it is saved
     warn_of_unscored(config, frame)
     save_config(folder, config)
@@ -56,18 +63,39 @@ def train(config: ConfigDict, folder: Path, *, allow: tuple[str, ...] = ()) -> N
     with ExitStack() as locks:
         for path, member in runs.items():
             locks.enter_context(lock.held(path))
-            copy_files(member, folder, path)
+            copy_files(member, folder, to=path)
         members = [begin(member, path, frame) for path, member in runs.items()]
+        if config.train.minutes:
+            members = [fix_steps(members[0], frame, began)]
         finished = together.train(members) if config.train.seeds else loop.train(*members[0])
         if not finished:
             if not jax.process_index():
-                print('Interrupted and saved. To go on: python main.py --mode=train '
+                print(f'Interrupted and saved. To go on: {PROGRAM} --mode=train '
                       f'--workdir={shlex.quote(str(folder))}')
-            return
+            return False
         from unet_jax.modes.evaluate import evaluate  # a second of imports that the first step need not wait for
         subset = 'test' if (frame.subset == 'test').any() else config.train.validate
         for member in members:
             evaluate(member.experiment.config, member.folder, subset=subset, which='best')
+        return True
+
+
+def fix_steps(member: together.Member, frame: pd.DataFrame, began: float) -> together.Member:
+    """`member` with the steps that fit into config.train.minutes, as they were fixed when the run began.
+
+    time.json is written before config.json, so that a run that is killed in between goes on with what it says.
+    """
+    experiment, samples, folder = member.experiment, member.samples, member.folder
+    if (folder / budget.NAME).exists() or (folder / 'checkpoints').exists():
+        return member
+    subset = 'test' if (frame.subset == 'test').any() else experiment.config.train.validate
+    rows = kinds.kind_of(experiment).rows(experiment, frame[frame.subset == subset])
+    pixels = (rows.width * rows.height * (rows.depth if experiment.format.volumetric else 1)).mean()
+    config = budget.fix(experiment, samples, folder, began=began, evaluated=len(rows), pixels=float(pixels))
+    if not jax.process_index():
+        files.save_config(folder, config)
+    processes.wait_for_all('time')
+    return member._replace(experiment=create(config))
 
 
 def settle_type(config: ConfigDict, devices: Sequence[jax.Device], before: ConfigDict | None) -> ConfigDict:
@@ -98,6 +126,7 @@ def foresee(experiment: Experiment, folder: Path) -> None:
     config = experiment.config
     transform = optimizer.create(config.optimizer, config.train.steps)
     first = jax.eval_shape(lambda: state.create(init_params(experiment), transform))
+    optimizer.check_factors(config.optimizer.factors, first.params)
     parts = [f'seed_{seed}' for seed in config.train.seeds] or ['']
     if not jax.process_index():
         checkpoint.tell_of_room([folder / part / 'checkpoints' for part in parts], first, keep=config.train.keep)
@@ -130,8 +159,6 @@ def split_by_seed(config: ConfigDict, folder: Path) -> dict[Path, ConfigDict]:
     """{work directory: config} of the runs: one, or one for each of config.train.seeds, on the same split."""
     if not config.train.seeds:
         return {folder: config}
-    if len(set(config.train.seeds)) < len(config.train.seeds):
-        raise InputError(f'config.train.seeds is {tuple(config.train.seeds)}; name each once')
     runs = {}
     for seed in config.train.seeds:
         member = config.copy_and_resolve_references()
@@ -141,15 +168,15 @@ def split_by_seed(config: ConfigDict, folder: Path) -> dict[Path, ConfigDict]:
     return runs
 
 
-def copy_files(config: ConfigDict, folder: Path, path: Path) -> None:
-    """Gives `path`, the work directory of one of several seeds, its config, and the files of `folder` on the data."""
-    if path == folder:
+def copy_files(config: ConfigDict, folder: Path, *, to: Path) -> None:
+    """Gives `to`, the work directory of one of several seeds, its config, and the files of `folder` on the data."""
+    if to == folder:
         return
-    save_config(path, config, folder)
+    save_config(to, config, folder)
     for name in ('annotations.parquet', 'annotations.csv', 'splits.json', identity.FILE, 'audit.json', 'audit.txt'):
         if not jax.process_index() and (folder / name).exists():
-            shutil.copyfile(folder / name, path / f'.{name}.copied')
-            (path / f'.{name}.copied').replace(path / name)
+            shutil.copyfile(folder / name, to / f'.{name}.copied')
+            (to / f'.{name}.copied').replace(to / name)
 
 
 def begin(config: ConfigDict, folder: Path, frame: pd.DataFrame) -> together.Member:
@@ -159,16 +186,15 @@ def begin(config: ConfigDict, folder: Path, frame: pd.DataFrame) -> together.Mem
     rows = data.rows(experiment, frame)
     parts = {use: rows[rows.subset == subset].reset_index(drop=True)
              for use, subset in (('train', 'train'), ('valid', config.train.validate))}
-    parts['train'] = stream.thin(parts['train'], share=config.data.empty_slices,
-                                 seed=config.seed).reset_index(drop=True)
-    for use, part in parts.items():
+    kept = stream.thin(parts['train'], share=config.data.empty_slices, seed=config.seed)
+    for use, part in (parts | {'train': kept}).items():
         if part.empty:
             raise InputError(f'{config.data.root}: no image in the subset {use!r}, which training needs (see '
                              f'config.train.validate); there are {rows.subset.value_counts().to_dict()}')
     with processes.first_process_first('samples'):  # once where the cache is shared, else once a host
-        samples = data.training_samples(experiment, **parts)
+        samples = data.training_samples(experiment, **parts, kept=kept.index.to_numpy())
     note_skipped(config, folder, unread(frame) | samples['train'].skipped | samples['valid'].skipped, total=len(rows))
-    return together.Member(experiment, samples, folder)
+    return together.Member(experiment, samples, folder, fine_tune.first_params(experiment, folder, frame))
 
 
 def read_or_annotate(config: ConfigDict, folder: Path, *, resumed: bool) -> pd.DataFrame:

@@ -1,6 +1,5 @@
 """Volumes on their way through the modes, prepared once, trained on in patches, segmented by a sliding window: the
 functions of `kinds.Kind`."""
-import json
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -10,14 +9,16 @@ import pandas as pd
 
 from unet_jax.annotations import labels, nifti_file
 from unet_jax.errors import InputError
-from unet_jax.evaluation import cases, modalities, overlap, tuning
+from unet_jax.evaluation import cases, modalities, overlap
 from unet_jax.experiment import Experiment
-from unet_jax.inference import postprocess, sliding_window
+from unet_jax.formats import mask_file
+from unet_jax.formats.seam import Content
 from unet_jax.inference import predictor as inference
+from unet_jax.inference import sliding_window
+from unet_jax.inference.temperature import calibrated, uncertainty
 from unet_jax.pipeline import patches, prepared
 from unet_jax.progress import bar
 from unet_jax.training import space
-from unet_jax.workdir import write_text
 
 
 def rows(experiment: Experiment, frame: pd.DataFrame) -> pd.DataFrame:
@@ -31,11 +32,13 @@ def open_samples(experiment: Experiment, rows: pd.DataFrame) -> prepared.Volumes
     return prepared.open_volumes(rows, experiment.settings, data.cache, on_error=data.on_error, limit=data.cache_limit)
 
 
-def training_samples(experiment: Experiment, train: pd.DataFrame, valid: pd.DataFrame
+def training_samples(experiment: Experiment, *, train: pd.DataFrame, valid: pd.DataFrame,
+                     kept: np.ndarray | None = None
                      ) -> dict[str, patches.Patches | patches.Tiles]:
     """What the loop trains on and validates on, without what cannot be read where the config says so."""
     size, foreground, cut = (experiment.settings.size, experiment.config.data.foreground,
                              space.wire_size(experiment.config))
+    train = train if kept is None else train.iloc[kept].reset_index(drop=True)
     train, valid = (open_samples(experiment, rows) for rows in (train, valid))
     return {'train': patches.Patches(train, train.rows, size, foreground, cut), 'valid': patches.tiles(valid, size)}
 
@@ -54,30 +57,32 @@ def reference(experiment: Experiment, row) -> np.ndarray:
 def segment_volume(predictor: inference.Predictor, volume: prepared.Volume, row, keep: tuple[bool, ...] | None = None
                    ) -> np.ndarray:
     """The predicted bit sets (X, Y, Z) of a case in the file's own voxels, from the modalities to `keep`."""
-    return to_bits(predictor, sliding_window.segment(predictor, volume, keep=keep), row)
+    return sliding_window.segment(predictor, volume, keep=keep, voxel=float(np.prod(row.spacing)))
 
 
-def to_bits(predictor: inference.Predictor, masks: np.ndarray, row) -> np.ndarray:
-    """Region masks (X, Y, Z, R) of a case -> bit sets (X, Y, Z), post-processed."""
-    experiment = predictor.experiment
-    masks = postprocess.apply(masks, predictor.limits, region_bits=experiment.region_bits, names=experiment.names,
-                              voxel=float(np.prod(row.spacing)))
-    return labels.paint(masks, experiment.regions, experiment.classes)
+def answer(predictor: inference.Predictor, volume: prepared.Volume, row) -> inference.Segmented:
+    """What the predictor finds in a case; `row` has the file's `spacing`."""
+    probability = sliding_window.probability(sliding_window.blend(predictor, volume))
+    return inference.tell(predictor, probability, voxel=float(np.prod(row.spacing)))
 
 
-def segment(predictor: inference.Predictor, samples: prepared.Volumes, masks: Path) -> Iterator[cases.Case]:
-    """Every case with prediction and reference; a NIfTI of each prediction goes to the folder `masks`."""
+def segment(predictor: inference.Predictor, samples: prepared.Volumes, masks: Path | None) -> Iterator[cases.Case]:
+    """Every case with prediction and reference; a NIfTI of each prediction goes to the folder `masks`, and where
+    config.evaluation.uncertainty asks for it, one of each region's uncertainty (X, Y, Z, R) to uncertainty/ in it."""
     experiment = predictor.experiment
     for index in bar(range(len(samples.rows)), desc='evaluating', unit='case'):
         row, volume = samples.rows.iloc[index], samples[index]
-        found = sliding_window.blend(predictor, volume)
-        bits = to_bits(predictor, sliding_window.masks(predictor, found), row)
-        experiment.format.write(masks / row.mask_file, labels.to_ids(bits, experiment.classes),
-                                like=Path(experiment.settings.root) / experiment.format.files(row)[0])
-        unsure = ()
-        if experiment.config.evaluation.uncertainty:
-            unsure = sliding_window.uncertainty(found), brain(volume)
-        yield cases.Case(row.case, row.group, tuple(row.spacing), bits, reference(experiment, row), *unsure)
+        probability = sliding_window.probability(sliding_window.blend(predictor, volume))
+        bits = inference.to_bits(predictor, probability, voxel=float(np.prod(row.spacing)))
+        wanted = experiment.config.evaluation.uncertainty
+        if masks:
+            like = Path(experiment.settings.root) / experiment.format.files(row)[0]
+            experiment.format.write(masks / row.mask_file, labels.to_ids(bits, experiment.classes), like=like)
+            if wanted:
+                mask_file.save_nifti(masks / 'uncertainty' / row.mask_file,
+                                     uncertainty(calibrated(probability, predictor.temperatures)), np.uint8, like=like)
+        yield cases.Case(row.case, row.group, tuple(row.spacing), reference(experiment, row), bits, probability,
+                         brain(volume) if wanted else None, temperatures=predictor.temperatures)
 
 
 def brain(volume: prepared.Volume) -> np.ndarray:
@@ -102,55 +107,31 @@ def with_modality_subsets(predictor: inference.Predictor, samples: prepared.Volu
     return lines
 
 
-def limits(predictor: inference.Predictor, folder: Path, used: int | str, valid: pd.DataFrame | None
-           ) -> postprocess.Limits:
-    """The limits of post-processing in `folder`/postprocess.json, tuned on the cases `valid` unless they have been.
-
-    Raises InputError where they have not and `valid` is None or empty.
-    """
-    config, path = predictor.experiment.config.evaluation, folder / 'postprocess.json'
-    made = {'checkpoint': used, 'convention': config.convention, 'threshold': config.threshold, 'flips': config.flips,
-            'overlap': config.overlap}
-    known = json.loads(path.read_text(encoding='utf-8')) if path.exists() else {}
-    if made.items() <= known.items():
-        return postprocess.Limits(known['component'], known['enhancing'])
-    if valid is None or valid.empty:
-        raise InputError(f'{path}: holds no limits for {made}; --mode=evaluate --config.evaluation.postprocess=True '
-                         'tunes them on the validation subset, which must have cases')
-    experiment, samples = predictor.experiment, open_samples(predictor.experiment, valid)
-
-    def pairs() -> Iterator[tuple[np.ndarray, np.ndarray, float]]:
-        for index in bar(range(len(samples.rows)), desc='tuning', unit='case'):
-            row = samples.rows.iloc[index]
-            masks = sliding_window.segment(predictor, samples[index])
-            true = labels.region_masks(reference(experiment, row), experiment.region_bits)
-            yield masks, true, float(np.prod(row.spacing))
-
-    found = tuning.tune(pairs(), region_bits=experiment.region_bits, names=experiment.names,
-                        convention=config.convention)
-    write_text(path, json.dumps({**made, 'cases': len(samples.rows), **found}, indent=1) + '\n')
-    return postprocess.Limits(found['component'], found['enhancing'])
-
-
 def example(predictor: inference.Predictor, samples: prepared.Volumes, masks: Path) -> dict:
     """Fields of `html.Example` of the one case in `samples`, its prediction read back from the folder `masks`."""
     experiment, row = predictor.experiment, samples.rows.iloc[0]
     content = experiment.format.read(experiment.settings.root, row, experiment.settings.channels)
     ids, _ = nifti_file.read_label(masks / row.mask_file, experiment.classes)
-    return {'image': content.image,
+    unsure = {}
+    if experiment.config.evaluation.uncertainty:
+        unsure['uncertainty'] = np.asarray(nibabel.load(masks / 'uncertainty' / row.mask_file).dataobj)
+    return {'image': content.image, **unsure,
             'reference': labels.region_masks(reference(experiment, row), experiment.region_bits),
             'prediction': labels.region_masks(labels.from_ids(ids, experiment.classes), experiment.region_bits),
             'spacing': tuple(row.spacing), 'orientation': ''.join(nibabel.aff2axcodes(content.affine)),
             'affine': content.affine}
 
 
-def predict(predictor: inference.Predictor, rows: pd.DataFrame) -> Iterator[tuple[int, np.ndarray | str]]:
-    """(position in `rows`, bit sets (X, Y, Z) in the file's own voxels, or why there are none) of cases to predict."""
-    settings = predictor.experiment.settings
+def predict(predictor: inference.Predictor, rows: pd.DataFrame
+            ) -> Iterator[tuple[int, inference.Segmented | str, Content | None]]:
+    """(position in `rows`, what was found in the file's own voxels, or why there is nothing; what was read) of cases
+    to predict."""
+    experiment, settings = predictor.experiment, predictor.experiment.settings
     for index, row in enumerate(rows.itertuples()):
         try:
-            volume = prepared.in_memory(row, settings._replace(root=row.root))
+            content = experiment.format.read(row.root, row, settings.channels)
+            volume = prepared.in_memory(content, row, settings._replace(root=row.root))
         except InputError as error:
-            yield index, str(error)
+            yield index, str(error), None
         else:
-            yield index, segment_volume(predictor, volume, row)
+            yield index, answer(predictor, volume, row), content

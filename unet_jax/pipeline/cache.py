@@ -24,7 +24,7 @@ from unet_jax import formats
 from unet_jax.annotations import labels
 from unet_jax.errors import InputError
 from unet_jax.folders import default_folder
-from unet_jax.pipeline import cache_limit, decode, threads
+from unet_jax.pipeline import cache_limit, decode, slices, threads
 from unet_jax.progress import bar
 
 SKIPPED = 'skipped.json'  # {path: reason}, where on_error = 'skip' left rows out
@@ -38,20 +38,33 @@ class Samples(NamedTuple):
     label: np.ndarray  # (N, H, W) bit sets, memory-mapped
     rows: pd.DataFrame  # of `frame.images`
     skipped: dict[str, str] = {}  # path of each row that was left out: why
+    near: np.ndarray | None = None  # of each row the positions in `image` of its channels' slices (`slices.near`),
+    # where there are neighbours, or where the rows are some of the images only; None: image k is that of row k
+    scale: np.ndarray | None = None  # of each row, (2, C) (`slices.scale`), where it is standardised by patient
 
-    def sample(self, index: int, *, seed: int, visit: int) -> tuple[np.ndarray, np.ndarray]:
-        """(image, label) of a row: an image is the same at every visit, whatever the seed."""
-        return self.image[index], self.label[index]
+    def sample(self, index: int, *, seed: int, visit: int) -> tuple[np.ndarray, ...]:
+        """(image, label) of a row, and its scale if any: the same at every visit, whatever the seed."""
+        return *self.take(index), *(() if self.scale is None else (self.scale[index],))
 
-    def take(self, index: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """(images (n, H, W, C), labels (n, H, W)) of n rows."""
-        return self.image[index], self.label[index]
+    def take(self, index: np.ndarray | int) -> tuple[np.ndarray, np.ndarray]:
+        """(images (n, H, W, C), labels (n, H, W)) of n rows, neighbours as channels; of one row without the n."""
+        if self.near is None:
+            return self.image[index], self.label[index]
+        return slices.take(self.image, self.label, self.near[index])
+
+    def some(self, where: slice | np.ndarray) -> 'Samples':
+        """Those rows alone, everything still memory-mapped: `where` are consecutive unless there is `near`."""
+        rows, scale = self.rows.iloc[where].reset_index(drop=True), None if self.scale is None else self.scale[where]
+        if self.near is None:
+            return Samples(self.image[where], self.label[where], rows, self.skipped, None, scale)
+        return Samples(self.image, self.label, rows, self.skipped, self.near[where], scale)
 
 
 def key(rows: pd.DataFrame, settings: decode.Settings) -> str:
     """A digest of all that the decoded arrays depend on. Raises InputError naming the first file that is missing."""
-    return digest((VERSION, settings), ([row.path, row.width, row.height, row.annotations,
-                                         *stamp(Path(settings.root) / row.path)] for row in rows.itertuples()))
+    return digest((VERSION, settings._replace(neighbours=0)), (
+        [row.path, row.width, row.height, row.annotations, *[row.group] * settings.patient,
+         *stamp(Path(settings.root) / row.path)] for row in rows.itertuples()))
 
 
 def digest(settings: object, parts: Iterable[list]) -> str:
@@ -88,7 +101,7 @@ def open_samples(rows: pd.DataFrame, settings: decode.Settings, folder: str | Pa
     target = folder / key(there, settings)
     if not ready(target):
         need = sum(int(np.prod(shape)) * dtype.itemsize for shape, dtype in layout(there, settings).values())
-        cache_limit.make_room(folder, need, limit)
+        cache_limit.make_room(folder, need=need, limit=limit)
         _write(there, settings, target, on_error)
     skipped = json.loads((target / SKIPPED).read_text()) if (target / SKIPPED).exists() else {}
     if skipped and on_error != 'skip':
@@ -96,7 +109,9 @@ def open_samples(rows: pd.DataFrame, settings: decode.Settings, folder: str | Pa
     kept = there[~there.path.isin(list(skipped))].reset_index(drop=True)
     check_any(len(rows), absent | skipped)
     return Samples(*(np.load(target / name, mmap_mode='r')[:len(kept)] for name in ('image.npy', 'label.npy')), kept,
-                   {**absent, **skipped})
+                   {**absent, **skipped},
+                   near=slices.near(kept, settings.neighbours) if settings.neighbours or settings.patient else None,
+                   scale=np.load(target / 'scale.npy') if settings.patient else None)
 
 
 def check_any(count: int, skipped: dict[str, str]) -> None:
@@ -203,6 +218,9 @@ def _write(rows: pd.DataFrame, settings: decode.Settings, target: Path, on_error
             for new, old in enumerate(k for k, reason in enumerate(reasons) if not reason):
                 image[new], label[new] = image[old], label[old]
             (folder / SKIPPED).write_text(json.dumps(skipped))
+        if settings.patient:
+            kept = rows.group[[not reason for reason in reasons]]
+            np.save(folder / 'scale.npy', slices.scale(image[:len(kept)], kept))
         image.flush(), label.flush()
 
     fill(target, write)

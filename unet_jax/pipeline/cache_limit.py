@@ -70,7 +70,7 @@ def entries(folder: Path) -> list[Entry]:
     return sorted(found, key=lambda entry: entry.used)
 
 
-def make_room(folder: Path, need: float, limit: float) -> None:
+def make_room(folder: Path, *, need: float, limit: float) -> None:
     """Says where samples go, and removes old ones until `need` more bytes keep `folder` within `limit` GB.
 
     What a killed process left unfinished goes after a day. Where the limit cannot be kept, or the disk has no room,

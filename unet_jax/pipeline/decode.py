@@ -12,12 +12,19 @@ from unet_jax.errors import InputError
 
 
 class Settings(NamedTuple):
-    """All that decoding depends on besides the files themselves; a part of the cache's key."""
+    """All that samples depend on besides the files themselves; but for `neighbours` a part of the cache's key."""
     root: str
     size: tuple[int, int]  # (H, W)
     channels: int
     classes: tuple[int, ...]  # category ids, in bit order
     format: str = 'coco'  # key of `formats.FORMATS`
+    patient: bool = False  # whether images are standardised by one scale for all of a group
+    neighbours: int = 0  # slices on either side that are channels too; of no matter to decoding
+
+    @property
+    def inputs(self) -> int:
+        """Channels that the network sees."""
+        return self.channels * (1 + 2 * self.neighbours)
 
 
 class Placement(NamedTuple):
@@ -28,14 +35,15 @@ class Placement(NamedTuple):
     width: int
 
 
-def place(height: int, width: int, size: tuple[int, int]) -> Placement:
-    """The largest (height, width) of the same aspect that fits into `size`, centred."""
+def place(shape: tuple[int, int], *, size: tuple[int, int]) -> Placement:
+    """Where an image of `shape` (height, width) goes in `size`: as large as fits, of the same aspect, centred."""
+    height, width = shape
     scale = min(size[0] / height, size[1] / width)
     h, w = max(1, round(height * scale)), max(1, round(width * scale))
     return Placement((size[0] - h) // 2, (size[1] - w) // 2, h, w)
 
 
-def resize(array: np.ndarray, height: int, width: int) -> np.ndarray:
+def resize(array: np.ndarray, *, height: int, width: int) -> np.ndarray:
     """(h, w, C) uint8 or float32 -> (height, width, C), bilinear, averaging over the pixels it merges."""
     if array.shape[:2] == (height, width):
         return array
@@ -45,16 +53,16 @@ def resize(array: np.ndarray, height: int, width: int) -> np.ndarray:
 
 def embed(array: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     """(h, w, C) -> (*size, C): scaled to fit and padded with zeros (black; outside the brain)."""
-    p = place(*array.shape[:2], size)
+    p = place(array.shape[:2], size=size)
     canvas = np.zeros((*size, array.shape[-1]), array.dtype)
-    canvas[p.top:p.top + p.height, p.left:p.left + p.width] = resize(array, p.height, p.width)
+    canvas[p.top:p.top + p.height, p.left:p.left + p.width] = resize(array, height=p.height, width=p.width)
     return canvas
 
 
-def extract(array: np.ndarray, height: int, width: int) -> np.ndarray:
+def extract(array: np.ndarray, *, height: int, width: int) -> np.ndarray:
     """The inverse of `embed` for float32 (*size, C): the padding cut off, bilinear to (height, width, C)."""
-    p = place(height, width, array.shape[:2])
-    return resize(array[p.top:p.top + p.height, p.left:p.left + p.width], height, width)
+    p = place((height, width), size=array.shape[:2])
+    return resize(array[p.top:p.top + p.height, p.left:p.left + p.width], height=height, width=width)
 
 
 def label_masks(row, settings: Settings, stored: np.ndarray | None) -> np.ndarray:
@@ -71,7 +79,7 @@ def label_masks(row, settings: Settings, stored: np.ndarray | None) -> np.ndarra
                 raise InputError(f'{row.path}: holds no mask, which its annotation refers to')
             mask = stored[..., segmentation['channel']] != 0
         else:
-            mask = rasterise(segmentation, row.height, row.width, where=row.path)
+            mask = rasterise(segmentation, height=row.height, width=row.width, where=row.path)
         masks[..., settings.classes.index(category)] |= mask
     return masks
 

@@ -31,10 +31,10 @@ class Patches(NamedTuple):
         """(image (*cut, C) float16, label (*cut) bit sets, mm of a voxel along each axis (3,) float32): a pure
         function of the case, the seed and the visit."""
         volume = self.volumes[index]
-        start = position(volume, self.size, uniform(seed, visit), foreground=self.foreground)
+        start = position(volume, self.size, uniform(seed=seed, visit=visit), foreground=self.foreground)
         start = tuple(s - (c - n) // 2 for s, c, n in zip(start, self.cut, self.size, strict=True))
         spacing = voxel_size(volume, self.rows.spacing.iloc[index])
-        return *cut(volume, start, self.cut), np.array(spacing, np.float32)
+        return *cut(volume, start=start, size=self.cut), np.array(spacing, np.float32)
 
 
 class Tiles(NamedTuple):
@@ -54,7 +54,7 @@ class Tiles(NamedTuple):
         image = np.zeros((len(index), *self.size, first.image.shape[-1]), first.image.dtype)
         label = np.zeros(image.shape[:-1], first.label.dtype)
         for k, row in enumerate(self.rows.iloc[index].itertuples()):
-            image[k], label[k] = cut(self.volumes[row.volume], row.start, self.size)
+            image[k], label[k] = cut(self.volumes[row.volume], start=row.start, size=self.size)
         return image, label
 
     def owned(self, index: np.ndarray) -> np.ndarray:
@@ -68,8 +68,8 @@ def tiles(volumes: Volumes, size: tuple[int, int, int]) -> Tiles:
     places, owned, volume_of = [], [], []
     for k in range(len(volumes.folders)):
         shape = volumes[k].label.shape
-        axes = [starts(n, side, 0.0) for n, side in zip(shape, size, strict=True)]
-        shares = [share(begin, side, n) for begin, side, n in zip(axes, size, shape, strict=True)]
+        axes = [starts(n, side=side, overlap=0.0) for n, side in zip(shape, size, strict=True)]
+        shares = [share(begin, side=side, length=n) for begin, side, n in zip(axes, size, shape, strict=True)]
         places += itertools.product(*axes)
         owned += itertools.product(*shares)
         volume_of += [k] * (len(places) - len(volume_of))
@@ -77,14 +77,14 @@ def tiles(volumes: Volumes, size: tuple[int, int, int]) -> Tiles:
         volume=volume_of, start=pd.Series(places, dtype=object), owned=pd.Series(owned, dtype=object)), size)
 
 
-def share(begin: list[int], side: int, length: int) -> list[tuple[int, int]]:
+def share(begin: list[int], *, side: int, length: int) -> list[tuple[int, int]]:
     """For windows of `side` that begin there, the voxels of each, as (first, last + 1) in the window, that it owns of
     `length`: neighbours part in the middle of what both see, where each sees as much around as the other."""
     cuts = [0, *((a + side + b) // 2 for a, b in itertools.pairwise(begin)), length]
     return [(low - start, high - start) for start, (low, high) in zip(begin, itertools.pairwise(cuts), strict=True)]
 
 
-def starts(length: int, side: int, overlap: float) -> list[int]:
+def starts(length: int, *, side: int, overlap: float) -> list[int]:
     """Where windows of `side` begin to cover `length` voxels, evenly spread, neighbours sharing `overlap` or more.
 
     One window for a length that fits into it; it then begins before 0, so that the volume lies in its middle.
@@ -95,7 +95,7 @@ def starts(length: int, side: int, overlap: float) -> list[int]:
     return [round(k * (length - side) / (count - 1)) for k in range(count)]
 
 
-def uniform(seed: int, visit: int) -> np.ndarray:
+def uniform(*, seed: int, visit: int) -> np.ndarray:
     """(8,) numbers in [0, 1) that seed and visit alone determine: a hash, which no release of numpy changes."""
     return np.frombuffer(hashlib.sha256(f'{seed}/{visit}'.encode()).digest(), '<u4') / 2.0 ** 32
 
@@ -115,12 +115,12 @@ def position(volume: Volume, size: tuple[int, int, int], random: np.ndarray, *, 
     return tuple(min(max(w, 0), r) if r >= 0 else -(-r // 2) for w, r in zip(wanted, room, strict=True))
 
 
-def cut(volume: Volume, start: tuple[int, int, int], size: tuple[int, int, int]) -> tuple[np.ndarray, np.ndarray]:
+def cut(volume: Volume, *, start: tuple[int, int, int], size: tuple[int, int, int]) -> tuple[np.ndarray, np.ndarray]:
     """(image (*size, C), label (*size)) from voxel `start` on."""
-    return extract(volume.image, start, size), extract(volume.label, start, size)
+    return extract(volume.image, start=start, size=size), extract(volume.label, start=start, size=size)
 
 
-def extract(array: np.ndarray, start: tuple[int, ...], size: tuple[int, ...]) -> np.ndarray:
+def extract(array: np.ndarray, *, start: tuple[int, ...], size: tuple[int, ...]) -> np.ndarray:
     """(X, Y, Z, …) -> (*size, …) from voxel `start` on, 0 (outside the brain) where it reaches beyond the array."""
     low = [max(s, 0) for s in start]
     high = [min(s + side, n) for s, side, n in zip(start, size, array.shape[:3], strict=True)]

@@ -5,7 +5,7 @@ of each class in turn, and grid.json, which leads back to the file's own voxels.
 at, three memory maps each, so that a thousand of them need neither memory nor open files.
 """
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import closing
 from pathlib import Path
 from typing import NamedTuple
@@ -20,6 +20,7 @@ from unet_jax.annotations import frame as frames
 from unet_jax.annotations import labels
 from unet_jax.annotations.brats_h5_file import standardise
 from unet_jax.errors import InputError
+from unet_jax.formats.seam import Content
 from unet_jax.pipeline import cache, cache_limit, threads
 from unet_jax.progress import bar
 
@@ -38,6 +39,11 @@ class Settings(NamedTuple):
     spacing: tuple[float, ...]  # mm along the prepared axes; () keeps the file's
     orientation: str  # where the prepared axes point, such as 'LPS'; '' keeps the file's
     format: str = 'nifti'  # key of `formats.FORMATS`
+
+    @property
+    def inputs(self) -> int:
+        """Channels that the network sees."""
+        return self.channels
 
 
 class Grid(NamedTuple):
@@ -66,18 +72,6 @@ class Volumes(NamedTuple):
 
     def __getitem__(self, index: int) -> Volume:
         return open_volume(self.folders[index])
-
-
-def check_grid(settings: Settings) -> None:
-    """Raises InputError for sizes, spacings and orientations that are none."""
-    if len(settings.size) != 3 or min(settings.size) < 1:
-        raise InputError(f'config.data.size is {settings.size}; the patch of a volume has three sides: 128,128,128')
-    if len(settings.spacing) not in (0, 3) or any(not 0 < mm < np.inf for mm in settings.spacing):
-        raise InputError(f'config.data.spacing is {settings.spacing}; give mm along each of the three axes, or ()')
-    pairs = ''.join({'R': 'L', 'P': 'A', 'I': 'S'}.get(letter, letter) for letter in settings.orientation)
-    if settings.orientation and sorted(pairs) != ['A', 'L', 'S']:
-        raise InputError(f"config.data.orientation is {settings.orientation!r}; name where the three axes point, such "
-                         "as 'LPS' or 'RAS', or '' for the files' own")
 
 
 def rows(frame: pd.DataFrame) -> pd.DataFrame:
@@ -119,7 +113,7 @@ def open_volumes(rows: pd.DataFrame, settings: Settings, folder: str | Path = ''
     missing = [row for row, target in zip(listed, targets, strict=True)
                if isinstance(target, Path) and not target.is_dir()]
     if missing:
-        cache_limit.make_room(folder, sum(likely_size(row, settings) for row in missing), limit)
+        cache_limit.make_room(folder, need=sum(likely_size(row, settings) for row in missing), limit=limit)
 
     def fill(k: int) -> Path | str:
         target = targets[k]
@@ -155,9 +149,14 @@ def open_volume(folder: Path) -> Volume:
     return Volume(*arrays, counts, Grid(**{k: v if isinstance(v, str) else tuple(v) for k, v in grid.items()}))
 
 
-def in_memory(row, settings: Settings) -> Volume:
-    """A case prepared without the cache, to be segmented: without the places of its classes."""
-    image, label, grid = prepare(row, settings)
+def in_memory(content: Content, row, settings: Settings) -> Volume:
+    """A case that was read, prepared without the cache, to be segmented: without the places of its classes."""
+    return as_volume(prepare_content(content, settings, spacing=row.spacing, where=named(row, settings)), settings)
+
+
+def as_volume(case: tuple[np.ndarray, np.ndarray, Grid], settings: Settings) -> Volume:
+    """What `prepare` gave, in memory, without the places of its classes."""
+    image, label, grid = case
     return Volume(image, label, np.zeros((0, 3), np.uint16), (0,) * len(settings.classes), grid)
 
 
@@ -173,28 +172,40 @@ def write(folder: Path, case: tuple[np.ndarray, np.ndarray, Grid], classes: int)
     (folder / 'grid.json').write_text(json.dumps(grid._asdict() | {'counts': [len(places) for places in kept]}))
 
 
-def prepare(row, settings: Settings) -> tuple[np.ndarray, np.ndarray, Grid]:
-    """(image (X, Y, Z, C) float16, label (X, Y, Z) bit sets, where they lie in the file) of a row of `rows`.
+def named(row, settings: Settings) -> str:
+    """A case as messages name it."""
+    return f'{Path(settings.root) / row.path} ({row.case})'
 
-    Each modality has mean 0 and standard deviation 1 inside the brain, which is where any of them is not the
-    background (`brain.level`), and 0 outside. Raises InputError for a case without a brain.
+
+def prepare(row, settings: Settings) -> tuple[np.ndarray, np.ndarray, Grid]:
+    """`prepare_content` of what the files of a row of `rows` hold."""
+    content = formats.named(settings.format).read(settings.root, row, settings.channels)
+    return prepare_content(content, settings, spacing=row.spacing, where=named(row, settings))
+
+
+def prepare_content(case: Content, settings: Settings, *, spacing: Sequence[float], where: str
+                    ) -> tuple[np.ndarray, np.ndarray, Grid]:
+    """(image (X, Y, Z, C) float16, label (X, Y, Z) bit sets, where they lie in the file) of a case.
+
+    spacing: the file's mm along its axes; `where` names the case in messages. Each modality has mean 0 and standard
+    deviation 1 inside the brain, which is where any of them is not the background (`brain.level`), and 0 outside.
+    Raises InputError for a case without a brain.
     """
-    case = formats.named(settings.format).read(settings.root, row, settings.channels)
     codes = ''.join(nibabel.aff2axcodes(case.affine))
     turned = settings.orientation or codes
-    image, brain = turn(case.image, codes, turned), turn(case.brain, codes, turned)
+    image, brain = turn(case.image, codes, to=turned), turn(case.brain, codes, to=turned)
     if not brain.any():
-        raise InputError(f'{Path(settings.root) / row.path}: no voxel of {row.case} is other than the background')
+        raise InputError(f'{where}: no voxel is other than the background')
     low, high = bounds(brain)
     box = tuple(map(slice, low, high))
     image = standardise(image[box], brain[box])
     label = np.zeros(image.shape[:3], labels.bits_dtype(len(settings.classes)))
     if case.label is not None:
-        ids = turn(case.label, codes, turned)[box]
+        ids = turn(case.label, codes, to=turned)[box]
         for k, category in enumerate(settings.classes):
             label[ids == category] = 1 << k
     if settings.spacing:
-        spacing = turned_spacing(row.spacing, codes, turned)
+        spacing = turned_spacing(spacing, codes, to=turned)
         shape = tuple(max(1, round(n * own / wanted))
                       for n, own, wanted in zip(label.shape, spacing, settings.spacing, strict=True))
         masks = labels.region_masks(label, tuple(1 << k for k in range(len(settings.classes)))).astype(np.float32)
@@ -209,24 +220,24 @@ def bounds(mask: np.ndarray) -> tuple[tuple[int, ...], tuple[int, ...]]:
     return tuple(int(x[0]) for x in lines), tuple(int(x[-1]) + 1 for x in lines)
 
 
-def turn(array: np.ndarray, codes: str, wanted: str) -> np.ndarray:
-    """(X, Y, Z, …) whose axes point as `codes` says -> the same with axes that point as `wanted`, no voxel lost."""
-    if codes == wanted:
+def turn(array: np.ndarray, codes: str, *, to: str) -> np.ndarray:
+    """(X, Y, Z, …) whose axes point as `codes` says -> the same with axes that point as `to` says, no voxel lost."""
+    if codes == to:
         return array
-    axes = [nibabel.orientations.axcodes2ornt(text) for text in (codes, wanted)]
+    axes = [nibabel.orientations.axcodes2ornt(text) for text in (codes, to)]
     return nibabel.orientations.apply_orientation(array, nibabel.orientations.ornt_transform(*axes))
 
 
-def turned_spacing(spacing: list[float], codes: str, wanted: str) -> tuple[float, ...]:
+def turned_spacing(spacing: list[float], codes: str, *, to: str) -> tuple[float, ...]:
     """The file's mm per voxel along the axes after `turn`."""
-    axes = [nibabel.orientations.axcodes2ornt(text) for text in (codes, wanted)]
-    to = nibabel.orientations.ornt_transform(*axes)[:, 0].astype(int)  # file axis a becomes axis to[a]
-    return tuple(spacing[int(np.flatnonzero(to == a)[0])] for a in range(3))
+    axes = [nibabel.orientations.axcodes2ornt(text) for text in (codes, to)]
+    new = nibabel.orientations.ornt_transform(*axes)[:, 0].astype(int)  # file axis a becomes axis new[a]
+    return tuple(spacing[int(np.flatnonzero(new == a)[0])] for a in range(3))
 
 
 def voxel_size(volume: Volume, spacing: list[float]) -> tuple[float, ...]:
     """mm along the axes of a prepared volume, whose file has `spacing`."""
-    turned = turned_spacing(spacing, volume.grid.codes, volume.grid.turned)
+    turned = turned_spacing(spacing, volume.grid.codes, to=volume.grid.turned)
     return tuple(mm * (high - low) / n for mm, low, high, n
                  in zip(turned, volume.grid.low, volume.grid.high, volume.label.shape, strict=True))
 
@@ -248,7 +259,7 @@ def put_back(array: np.ndarray, grid: Grid) -> np.ndarray:
     """
     box = tuple(h - low for low, h in zip(grid.low, grid.high, strict=True))
     array = resample(array, box) if array.dtype.kind == 'f' else array
-    turned = turn(np.broadcast_to(np.zeros((), array.dtype), grid.shape), grid.codes, grid.turned).shape
+    turned = turn(np.broadcast_to(np.zeros((), array.dtype), grid.shape), grid.codes, to=grid.turned).shape
     whole = np.zeros((*turned, array.shape[-1]), array.dtype)
     whole[tuple(map(slice, grid.low, grid.high))] = array
-    return turn(whole, grid.turned, grid.codes)
+    return turn(whole, grid.turned, to=grid.codes)

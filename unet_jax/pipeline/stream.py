@@ -32,16 +32,19 @@ def dataset(samples: Samples, *, seed: int, batch_size: int, process: int = 0, p
     """The endless stream of training batches: element `step` is this process's share of that step's batch.
 
     A batch holds image (b, H, W, C), label (b, H, W), index (b,) position in `samples`, visit (b,) running number in
-    the stream, valid (b,) ones, and of volumes spacing (b, 3), mm of a voxel; b = batch_size / processes. Every epoch
+    the stream, valid (b,) ones, of volumes spacing (b, 3), mm of a voxel, and of slices that are standardised by
+    patient scale (b, 2, C); b = batch_size / processes. Every epoch
     is shuffled anew, before the stride over processes, which would otherwise pair neighbouring slices. Without
     `arrays` there are no images and labels, for a step that has them at hand.
     """
     if batch_size % processes:
         raise ValueError(f'batch size {batch_size} does not divide over {processes} processes')
 
+    names = ('image', 'label', 'scale' if isinstance(samples, Samples) else 'spacing')
+
     def sample(visit: int, index: int) -> Batch:
         found = samples.sample(index, seed=seed, visit=visit) if arrays else ()
-        found = dict(zip(('image', 'label', 'spacing')[:len(found)], found, strict=True))
+        found = dict(zip(names[:len(found)], found, strict=True))
         return {**found, 'index': np.int32(index), 'visit': np.uint32(visit), 'valid': np.float32(1)}
 
     share = order(len(samples.rows), seed=seed).map_with_index(sample)[process::processes]
@@ -81,6 +84,8 @@ def once(samples: Samples, *, batch_size: int, process: int = 0, processes: int 
         image, label = samples.take(index)
         arrays = {'image': image, 'label': label, 'index': index, 'visit': index.astype(np.uint32),
                   'valid': np.ones(len(index), np.float32)}
+        if getattr(samples, 'scale', None) is not None:
+            arrays['scale'] = samples.scale[index]
         missing = share - len(index)
         return {k: np.pad(v, [(0, missing)] + [(0, 0)] * (v.ndim - 1)) for k, v in arrays.items()}
 

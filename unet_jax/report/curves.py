@@ -8,8 +8,8 @@ from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from unet_jax.palette import colour
 from unet_jax.report import plainly
-from unet_jax.report.overlays import colour
 
 TRAIN, VALID = '#8a8f98', '#4477AA'  # readable on white and on black
 WIDTH = 6.2  # inches: text stays legible when a phone shows it at 360 px
@@ -29,7 +29,8 @@ def curves(lines: list[dict]) -> Figure:
                                           for r, key in enumerate(regions)})]
     panels += [('learning rate', 1.1, {('train', 'learning_rate'): ('', TRAIN)})]
     drawn = [(name, height, points) for name, height, keys in panels
-             if (points := {look: series(lines, *key) for key, look in keys.items() if series(lines, *key)[0].size})]
+             if (points := {look: series(lines, split=split, key=key) for (split, key), look in keys.items()
+                        if series(lines, split=split, key=key)[0].size})]
     figure = Figure(figsize=(WIDTH, sum(height for _, height, _ in drawn) + 0.6), layout='constrained')
     if not drawn:
         figure.text(0.5, 0.5, 'no finite numbers logged yet', ha='center', va='center')
@@ -51,7 +52,7 @@ def curves(lines: list[dict]) -> Figure:
     return figure
 
 
-def series(lines: list[dict], split: str, key: str) -> tuple[np.ndarray, np.ndarray]:
+def series(lines: list[dict], *, split: str, key: str) -> tuple[np.ndarray, np.ndarray]:
     """Steps and values of `key`, ascending, finite ones only; of a repeated step the last."""
     points = {line['step']: float(line[key]) for line in lines
               if line.get('split') == split and isinstance(line.get(key), int | float) and 'step' in line}

@@ -1,10 +1,11 @@
 """One page that holds a run: numbers, curves, pictures, data audit, and how to make it again.
 
 The page needs nothing but itself: no links outwards, pictures as data URIs, light and dark by the reader's setting. It
-runs one script, the viewer's; without it, and in print, the pictures stay. Everything that comes from files is
-escaped. A section whose file does not exist yet says what to run.
+runs two scripts of its own, the viewer's and page.js; without them, and in print, the pictures stay. Everything that
+comes from files is escaped. A section whose file does not exist yet says what to run.
 """
 import base64
+import hashlib
 import json
 import re
 import shlex
@@ -18,12 +19,15 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from unet_jax.errors import InputError
-from unet_jax.report import overlays, viewer
+from unet_jax.report import calibration, every_case, heading, overlays, viewer
 from unet_jax.report.curves import curves, dice_distribution, svg
 from unet_jax.report.scores import headline, metrics_table, number
 from unet_jax.report.style import STYLE
+from unet_jax.shipped import PROGRAM
 from unet_jax.workdir import read_lines, write_text
 
+SCRIPT = (Path(__file__).parent / 'page.js').read_text(encoding='utf-8')
+POLICY = f"{viewer.POLICY} 'sha256-{base64.b64encode(hashlib.sha256(SCRIPT.encode()).digest()).decode()}'"
 KINDS = {'worst': 'lowest Dice', 'median': 'around the median', 'best': 'highest Dice'}
 
 
@@ -37,8 +41,9 @@ class Example(NamedTuple):
     prediction: np.ndarray | None
     names: tuple[str, ...]
     spacing: tuple[float, ...] | None = None
-    channel: int = 0
+    channel: int | None = None  # the one shown; None is the first, or of a colour image all
     orientation: str | None = None
+    letters: bool = True
     # of the viewer alone, as in `viewer.Case`
     sequences: tuple[str, ...] = ()
     uncertainty: np.ndarray | None = None
@@ -71,8 +76,9 @@ def write(folder: Path, subset: str, examples: Sequence[Example], *, run: Path |
     folder = Path(folder)
     workdir, pictures = Path(run or folder), folder / 'pictures'
     summary = _json(folder / 'evaluation' / subset / 'summary.json')
+    config = _json(workdir / 'config.json')
     rows = _cases(folder / 'evaluation' / subset / 'cases.csv')
-    start = f'python main.py --workdir={shlex.quote(str(workdir))}'
+    start = f'{PROGRAM} --workdir={shlex.quote(str(workdir))}'
     evaluate = again or f'{start} --mode=evaluate --subset={shlex.quote(subset)}'
     todo = f'Not evaluated on the {escape(subset)} subset yet. Run <code>{escape(evaluate)}</code>'
     unscored = f'Unscored: no case of the {escape(subset)} subset has an annotation' if summary and \
@@ -81,26 +87,36 @@ def write(folder: Path, subset: str, examples: Sequence[Example], *, run: Path |
         ('Result', headline(summary, subset) if summary else todo),
         ('Learning curves', _learning(workdir, pictures, start, summary)),
         ('Metrics', unscored or (metrics_table(summary) if summary else todo)),
-        ('Dice of every case', unscored or (_chart(dice_distribution(rows), pictures / 'dice.png',
-                                                   'Dice of every case') if rows is not None else todo)),
+        *compared(folder / 'evaluation' / subset),
+        *calibration.sections(summary),
+        *every_case.modalities(folder / 'evaluation' / subset, (config or {}).get('seed', 0)),
+        ('Dice of every case', unscored or (
+            todo if rows is None else _chart(dice_distribution(rows), pictures / 'dice.png', _dice_in_words(rows)))),
+        *_volumes(rows, summary, pictures),
+        *_every_case(rows, summary, examples),
         ('Cases', unscored or (_overlays(examples, pictures) if examples else todo.replace('evaluated', 'drawn'))),
-        ('Data', _audit(workdir) or f'No audit yet. Run <code>{escape(start)} --mode=annotate</code>'),
+        ('Data', _named(summary) + _audit(workdir) or
+         f'No audit yet. Run <code>{escape(start)} --mode=annotate</code>'),
+        *_plan(workdir),
         ('Configuration', _config(workdir / 'config.json')),
         ('Environment', _environment(workdir / 'environment.json')),
         ('Make it again', _commands(evaluate, workdir)),
     ]
-    body = ''.join(f'<section id="{title.split()[0].lower()}"><h2>{title}</h2>'
+    body = ''.join(f'<section id="{heading.anchor(title)}"><h2>{title}</h2>'
                    f'{content if content.startswith("<") else f"<p class=todo>{content}.</p>"}</section>\n'
                    for title, content in sections)
+    told = heading.stated(_json(workdir / 'environment.json'), _json(workdir / 'identity.json'), summary)
     name = escape(folder.resolve().name)
     page = ('<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
             f'<title>{name}: segmentation report</title>\n'
             '<meta name="viewport" content="width=device-width, initial-scale=1">'
             '<meta name="color-scheme" content="light dark"><meta http-equiv="Content-Security-Policy" '
             'content="default-src \'none\'; img-src data:; style-src \'unsafe-inline\'; '
-            f'{viewer.POLICY}"><style>{STYLE}{viewer.STYLE}</style></head>\n'
-            f'<body><header><h1>{name}</h1><p>Brain-tumour segmentation, <b>{escape(subset)}</b> subset</p></header>\n'
-            f'<main>{body}</main></body></html>\n')
+            f'{POLICY}"><style>{STYLE}{viewer.STYLE}</style></head>\n'
+            f'<body><header><h1>{name}</h1><p>{heading.subject(config, summary)}, <b>{escape(subset)}</b> subset</p>'
+            f'<p class="small">{told}</p>'
+            f'{heading.contents([title for title, _ in sections])}</header>\n'
+            f'<main>{body}</main><script>{SCRIPT}</script></body></html>\n')
     path = folder / 'report.html'
     write_text(path, page)
     return path
@@ -108,13 +124,49 @@ def write(folder: Path, subset: str, examples: Sequence[Example], *, run: Path |
 
 # --- sections: each returns HTML ---
 
+def _dice_in_words(rows: pd.DataFrame) -> str:
+    """The chart of every case's Dice, for who does not see it."""
+    return 'Dice of every case. ' + '; '.join(
+        f'{region}: median {number(known.median())}, from {number(known.min())} to {number(known.max())}, '
+        f'{len(known)} cases' for region, known in rows.groupby('region', sort=False).dice if len(known.dropna()))
+
+
+def _volumes(rows: pd.DataFrame | None, summary: dict | None, pictures: Path) -> list[tuple[str, str]]:
+    if rows is None or not summary or summary.get('unscored') or \
+            not {'volume_reference', 'volume_prediction'} <= set(rows.columns):
+        return []
+    units = str(summary['units'])
+    return [('Volumes', _chart(every_case.volumes(rows, units), pictures / 'volumes.png',
+                               every_case.said_of_volumes(rows, units)) +
+             '<p class="small">Left: each case\'s error against the mean of both volumes (Bland and Altman), the mean '
+             'error as a line, dashed 1.96 standard deviations from it. Right: Dice against the reference volume.'
+             '</p>')]
+
+
+def _every_case(rows: pd.DataFrame | None, summary: dict | None, examples: Sequence[Example]) -> list[tuple[str, str]]:
+    if rows is None or not summary or summary.get('unscored'):
+        return []
+    drawn = {example.case: k for k, example in enumerate(examples, 1)}
+    return [('Every case', every_case.failures(rows) + every_case.table(rows, drawn))]
+
+
 def _learning(workdir: Path, pictures: Path, start: str, summary: dict | None) -> str:
     if len({member['run'] for member in (summary or {}).get('members', ())}) > 1:
         return 'An average of several runs: the report of each has its own'
+    if workdir.is_file():
+        return 'The network comes from a model file, whose card tells of its training'
     lines = read_lines(workdir / 'metrics.jsonl')
     if not lines:
         return f'Not trained yet. Run <code>{escape(start)} --mode=train</code>'
     return _chart(curves(lines), pictures / 'curves.png', 'Loss, Dice and learning rate by step')
+
+
+def compared(scores: Path) -> list[tuple[str, str]]:
+    """The section on what these scores were compared with since they were made, if anything."""
+    cases = scores / 'cases.csv'
+    texts = [path.read_text(encoding='utf-8') for path in sorted(scores.glob('compared_with_*/compare.txt'))
+             if path.stat().st_mtime_ns >= cases.stat().st_mtime_ns] if cases.exists() else []
+    return [('Comparison', ''.join(f'<pre>{escape(text.rstrip())}</pre>' for text in texts))] * bool(texts)
 
 
 def _overlays(examples: Sequence[Example], pictures: Path) -> str:
@@ -127,7 +179,7 @@ def _overlays(examples: Sequence[Example], pictures: Path) -> str:
     for k, example in enumerate(examples, 1):
         figure = overlays.overlay(example.image, example.reference, example.prediction, example.names,
                                   title=example.case, spacing=example.spacing, channel=example.channel,
-                                  orientation=example.orientation)
+                                  orientation=example.orientation, letters=example.letters)
         stem = re.sub(r'\.(png|jpe?g|bmp|tiff?|webp|gif)$', '', example.case, flags=re.IGNORECASE)
         safe = re.sub(r'[^A-Za-z0-9._-]+', '_', stem)[:80]
         path = overlays.save(figure, pictures / f'{example.kind}-{k}-{safe}.png')
@@ -136,13 +188,45 @@ def _overlays(examples: Sequence[Example], pictures: Path) -> str:
             scores += '; nothing predicted'
         case = escape(example.case)
         figures += (f'<figure id="case-{k}"><a href="#case-{k}"><img src="{overlays.data_uri(path)}" '
-                    f'alt="{case}"></a><figcaption><b>{case}</b><br>Dice {scores} <i>{KINDS[example.kind]}</i>'
+                    f'alt="{escape(_in_words(example))}"></a>'
+                    f'<figcaption><b>{case}</b><br>Dice {scores} <i>{KINDS[example.kind]}</i>'
                     '</figcaption></figure>')
     volumes = ' volumes' if examples[0].image.ndim == 4 else ''
     walk = viewer.html([viewer.Case(e.case, KINDS[e.kind], e.image if e.image.ndim > 2 else e.image[..., None],
                                     e.sequences, e.reference, e.prediction, e.names, e.scores, e.uncertainty,
-                                    e.spacing, e.orientation, e.affine) for e in examples])
+                                    e.spacing, e.orientation, e.affine, e.channel) for e in examples])
     return f'{walk}<p>{how} Choose a picture to enlarge it.</p><div class="films{volumes}">{figures}</div>'
+
+
+def _in_words(example: Example) -> str:
+    """What a picture shows."""
+    planes = 'Axial, coronal and sagittal slices' if example.image.ndim == 4 else 'The image'
+    given = [what for what in ('reference', 'prediction') if getattr(example, what) is not None]
+    outlined = f', plain and with {" and ".join(given)} of {", ".join(example.names)} outlined' if given else ''
+    scores = ', '.join(f'{name} {number(score)}' for name, score in example.scores.items())
+    return f'{planes} of {example.case}{outlined}. Dice {scores}'
+
+
+def _named(summary: dict | None) -> str:
+    """Which data were scored."""
+    data = (summary or {}).get('data')
+    return (f'<p>Data {escape(str(data["digest"]))}: {escape(str(data["files"]))} files, named in identity.json.</p>'
+            if data else '')
+
+
+def _plan(workdir: Path) -> list[tuple[str, str]]:
+    """The fingerprint in words and the decisions with their reasons, of a run that was planned."""
+    plan = _json(workdir / 'plan.json')
+    if plan is None:
+        return []
+    rows = ''.join(f'<tr><th scope="row">{escape(name)}</th><td>{escape(str(value))}</td>'
+                   f'<td>{escape(decision["reason"])}</td></tr>'
+                   for decision in plan['decisions'] for name, value in decision['changes'].items())
+    hints = ''.join(f'<li>{escape(hint)}</li>' for hint in plan['hints'])
+    used = plan['memory']
+    return [('Fingerprint', f'<p>{escape(plan["prose"])}</p><ul>{hints}</ul>'),
+            ('Plan', f'<p>{used["used"] / 1e9:.2f} of {used["limit"] / 1e9:.1f} GB a device by the compiled step.</p>'
+             f'<div class="wide"><table class="plain"><tbody>{rows}</tbody></table></div>')]
 
 
 def _audit(workdir: Path) -> str:
@@ -197,7 +281,7 @@ def _commands(evaluate: str, workdir: Path) -> str:
 def _chart(figure: Figure, path: Path, alt: str) -> str:
     overlays.save(figure, path)
     uri = base64.b64encode(svg(figure).encode()).decode()
-    return f'<img class="chart" src="data:image/svg+xml;base64,{uri}" alt="{alt}">'
+    return f'<img class="chart" src="data:image/svg+xml;base64,{uri}" alt="{escape(alt)}">'
 
 
 # --- files ---

@@ -6,6 +6,7 @@ Volumes are shown in three planes, radiological convention: the patient's right 
 """
 import base64
 import io
+import os
 from pathlib import Path
 from typing import NamedTuple
 
@@ -19,11 +20,9 @@ from matplotlib.patheffects import withStroke
 from PIL import Image
 
 from unet_jax.errors import InputError
+from unet_jax.palette import colour, window
 from unet_jax.report import plainly
 
-# Distinct on grey, black and white, and under protanopia, deuteranopia and tritanopia: any two of them are 31 or more
-# apart in CIELAB, of the first three 34 (simulated after Machado et al. 2009, full severity).
-COLOURS = ('#E69F00', '#56B4E9', '#DC267F', '#B2DF8A', '#785EF0', '#7A3300')
 OPPOSITE = dict(zip('LRAPSI', 'RLPAIS', strict=True))
 PLANES = (('axial', 2), ('coronal', 1), ('sagittal', 0))  # name, axis across the plane in an L-P-I array
 MARGIN = 4  # voxels kept around the head
@@ -35,48 +34,48 @@ RIM = 'black'  # around lines and letters, to keep them legible on bright tissue
 class Plane(NamedTuple):
     """One picture to draw, its rows downwards and its columns to the right."""
     name: str
-    image: np.ndarray  # (H, W) in 0..1
+    image: np.ndarray  # (H, W) in 0..1, or in colour (H, W, 3)
     reference: np.ndarray | None  # (H, W, R) bool
     prediction: np.ndarray | None  # (H, W, R) bool
     pixel: tuple[float, float]  # height, width of a pixel
     towards: str  # what lies downwards and to the right, e.g. 'PL'; '' if unknown
 
 
-def colour(r: int) -> str:
-    return COLOURS[r % len(COLOURS)]
-
-
 @plainly
 def overlay(image: np.ndarray, reference: np.ndarray | None, prediction: np.ndarray | None, names: tuple[str, ...], *,
-            title: str = '', channel: int = 0, region: int = 0, spacing: tuple[float, ...] | None = None,
-            orientation: str | None = None) -> Figure:
+            title: str = '', channel: int | None = None, region: int = 0, spacing: tuple[float, ...] | None = None,
+            orientation: str | None = None, letters: bool = True) -> Figure:
     """One case: every plane plain and with outlines.
 
     image: (H, W), (H, W, C) or a volume (X, Y, Z, C); reference, prediction: the same grid, (…, R) bool, or None;
-    names: one a region. `channel` is the one shown (C = 4: FLAIR, T1, T1Gd, T2 in the order of the data). A volume is
-    cut through the slices with most reference of `region`, or prediction where there is no reference. `spacing` is in
-    mm per array axis. `orientation` says where each array axis points, as `nibabel.aff2axcodes`: 'LPS' is what BraTS
-    files have and what volumes are taken to be; a 2-D image without it is shown as it is, without letters.
+    names: one a region. `channel` is the one shown (C = 4: FLAIR, T1, T1Gd, T2 in the order of the data); None shows a
+    colour image as it is, and the first channel of others. A volume is cut through the slices with most reference of
+    `region`, or prediction where there is no reference. `spacing` is in mm per array axis.
+    `orientation` says where each array axis points, as `nibabel.aff2axcodes`: 'LPS' is what BraTS files have and what
+    volumes are taken to be; a 2-D image without it is shown as it is, without letters.
+    letters: whether they are drawn, which takes an orientation that is known.
     Raises InputError where shapes do not fit.
     """
     image = image[..., None] if image.ndim == 2 else image
     if image.ndim not in (3, 4):
         raise InputError(f'image of shape {image.shape}; expected (H, W), (H, W, C) or (X, Y, Z, C)')
-    if not 0 <= channel < image.shape[-1]:
+    if channel is not None and not 0 <= channel < image.shape[-1]:
         raise InputError(f'channel {channel} of an image with {image.shape[-1]}')
     for what, mask in (('reference', reference), ('prediction', prediction)):
         if mask is not None and mask.shape != (*image.shape[:-1], len(names)):
             raise InputError(f'{what} of shape {mask.shape}; the image and {len(names)} regions need '
                              f'{(*image.shape[:-1], len(names))}')
-    grey = window(image[..., channel])
-    spacing = tuple(spacing or (1.0,) * grey.ndim)
-    if len(spacing) != grey.ndim:
-        raise InputError(f'spacing {spacing} for an image with {grey.ndim} axes')
-    if orientation and (len(orientation) != grey.ndim or not set(orientation) <= set(OPPOSITE)
-                        or len(set(orientation) | {OPPOSITE[letter] for letter in orientation}) != 2 * grey.ndim):
-        raise InputError(f"orientation {orientation!r}; expected a letter for each of {grey.ndim} axes, such as 'LPS'")
-    if grey.ndim == 3:
-        return _draw(_planes(grey, reference, prediction, spacing, orientation or 'LPS', region), names, title)
+    colour_too = channel is None and is_colour(image)
+    grey, axes = window(image if colour_too else image[..., channel or 0]), image.ndim - 1
+    spacing = tuple(spacing or (1.0,) * axes)
+    if len(spacing) != axes:
+        raise InputError(f'spacing {spacing} for an image with {axes} axes')
+    if orientation and (len(orientation) != axes or not set(orientation) <= set(OPPOSITE)
+                        or len(set(orientation) | {OPPOSITE[letter] for letter in orientation}) != 2 * axes):
+        raise InputError(f"orientation {orientation!r}; expected a letter for each of {axes} axes, such as 'LPS'")
+    if axes == 3:
+        planes = _planes(grey, reference, prediction, spacing, orientation or 'LPS', region)
+        return _draw(planes if letters else [plane._replace(towards='') for plane in planes], names, title)
     if orientation:  # a slice: a volume one voxel thick, of which one plane is worth seeing
         across = next(letter for letter in 'SPL' if not {letter, OPPOSITE[letter]} & set(orientation))
         thick = [None if array is None else array[:, :, None] for array in (grey, reference, prediction)]
@@ -85,24 +84,18 @@ def overlay(image: np.ndarray, reference: np.ndarray | None, prediction: np.ndar
     return _draw([Plane('', grey, reference, prediction, spacing, '')], names, title)
 
 
-def window(image: np.ndarray) -> np.ndarray:
-    """Grey values 0..1 between the 0.5th and 99.5th percentile of the head; a constant background is black."""
-    values = image.astype(np.float32)
-    finite = np.isfinite(values)
-    background = values == values.flat[0]
-    # Standardised images have their background at 0, amid the tissue; an image file may be bright all over.
-    constant = np.issubdtype(image.dtype, np.floating) and 0.1 < background.mean() < 1
-    head = values[finite & ~background] if constant else values[finite]
-    low, high = np.percentile(head, (0.5, 99.5)) if head.size else (0, 1)
-    grey = np.clip((values - low) / max(high - low, 1e-6), 0, 1)
-    return np.where(finite & ~(background & constant), grey, 0)
+def is_colour(image: np.ndarray) -> bool:
+    """Whether (…, C) is of an image file with red, green and blue, and not of three sequences of a volume."""
+    return image.dtype == np.uint8 and image.shape[-1] == 3
 
 
 @plainly
 def save(figure: Figure, path: Path) -> Path:
-    """Writes the picture, in the format of the path's suffix."""
+    """Writes the picture, in the format of the path's suffix, whole or not at all."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=DPI, facecolor=figure.get_facecolor())
+    part = path.with_name(f'.part-{os.getpid()}-{path.name}')
+    figure.savefig(part, dpi=DPI, facecolor=figure.get_facecolor())
+    part.replace(path)
     return path
 
 
@@ -115,7 +108,8 @@ def data_uri(path: Path) -> str:
 
 
 def _planes(grey, reference, prediction, spacing, orientation: str, region: int) -> list[Plane]:
-    """The three planes of a volume (X, Y, Z) turned so that axes point left, posterior, inferior."""
+    """The three planes of a volume (X, Y, Z), or in colour (X, Y, Z, 3), turned so that axes point left, posterior,
+    inferior."""
     turn = nib.orientations.ornt_transform(nib.orientations.axcodes2ornt(orientation),
                                            nib.orientations.axcodes2ornt('LPI'))
     grey, reference, prediction = (None if array is None else nib.orientations.apply_orientation(array, turn)
@@ -124,7 +118,8 @@ def _planes(grey, reference, prediction, spacing, orientation: str, region: int)
     mm[turn[:, 0].astype(int)] = spacing
     masks = [mask for mask in (reference, prediction) if mask is not None]
     centre = [_busiest([mask[..., region] for mask in masks], axis, grey.shape[axis]) for axis in range(3)]
-    head = _bounds(np.any([grey > 0.02, *(mask.any(-1) for mask in masks)], axis=0))
+    lit = grey.reshape(*grey.shape[:3], -1).max(-1) > 0.02
+    head = _bounds(np.any([lit, *(mask.any(-1) for mask in masks)], axis=0))
     planes = []
     for name, axis in PLANES:
         columns, rows = [a for a in range(3) if a != axis]
@@ -197,7 +192,7 @@ def _views(plane: Plane, regions: int) -> list[tuple[str, ...]]:
 
 def _panel(axes: Axes, plane: Plane, view: tuple[str, ...]) -> None:
     """One picture, with pixels of their true shape."""
-    rows, columns = plane.image.shape
+    rows, columns = plane.image.shape[:2]
     frame = {'extent': (-0.5, columns - 0.5, rows - 0.5, -0.5), 'aspect': plane.pixel[0] / plane.pixel[1]}
     # Bicubic, as viewers do: the squares of nearest-neighbour scaling hide soft borders. Masks keep their squares.
     axes.imshow(plane.image, cmap='gray', vmin=0, vmax=1, interpolation='bicubic', **frame)

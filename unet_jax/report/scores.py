@@ -1,23 +1,29 @@
 """The numbers of a report: a card a region, and the table of all metrics. HTML; everything from files is escaped."""
 from html import escape
 
-from unet_jax.evaluation.surface import PENALTY
-from unet_jax.evaluation.table import EMPTY, differs, left_out
-from unet_jax.report.overlays import colour
+from unet_jax.evaluation.summary import means_table
+from unet_jax.evaluation.table import EMPTY, differs, left_out, penalty, said_of_spacing
+from unet_jax.palette import colour
 
 METRICS = {'dice': 'Dice', 'iou': 'IoU', 'sensitivity': 'Sensitivity', 'specificity': 'Specificity',
-           'hd95': 'HD95', 'surface_dice': 'Surface Dice', 'lesion_dice': 'Lesion-wise Dice',
-           'lesion_hd95': 'Lesion-wise HD95', 'uncertainty_score': 'Uncertainty score',
+           'nsd': 'NSD', 'hd95': 'HD95', 'surface_dice': 'Surface Dice', 'lesion_dice': 'Lesion-wise Dice',
+           'lesion_nsd': 'Lesion-wise NSD', 'lesion_hd95': 'Lesion-wise HD95',
+           'lesion_f1': 'Lesion-wise F1', 'lesion_precision': 'Lesion-wise precision',
+           'lesion_recall': 'Lesion-wise recall', 'lesion_pq': 'Lesion-wise PQ', 'large_f1': 'Large lesions, F1',
+           'large_dice': 'Large lesions, Dice', 'large_nsd': 'Large lesions, NSD', 'large_hd95': 'Large lesions, HD95',
+           'small_f1': 'Small lesions, F1', 'uncertainty_score': 'Uncertainty score',
            'uncertainty_dice': 'Dice by uncertainty, AUC', 'uncertainty_filtered_tp': 'Filtered TP, AUC',
-           'uncertainty_filtered_tn': 'Filtered TN, AUC', 'pooled_dice': 'Pooled Dice'}
+           'uncertainty_filtered_tn': 'Filtered TN, AUC',
+           'ece': 'Expected calibration error', 'brier': 'Brier score', 'confidence': 'Confidence',
+           'pooled_dice': 'Pooled Dice',
+           'component_f1': 'Connected parts found, F1'}
 
 
 def headline(summary: dict, subset: str) -> str:
     cards = ''.join(_card(name, metrics.get('dice', {}), colour(r), summary)
                     for r, (name, metrics) in enumerate(summary['regions'].items()))
     convention = str(summary['convention'])
-    penalty = f'{PENALTY} mm' if summary['units'] == 'mm' else "the image's own diagonal"
-    rule = EMPTY.get(convention, '').format(penalty=penalty)
+    rule = EMPTY.get(convention, '').format(penalty=penalty(summary)) + ' ' + said_of_spacing(summary)
     step = f' of checkpoint {escape(str(summary["checkpoint"]))}' if 'checkpoint' in summary else ''
     seen = f' <b>Not a result on new cases: {escape(summary["seen"])}.</b>' if 'seen' in summary else ''
     lost = f'<pre class="wrap">{escape(left_out(summary))}</pre>' if 'skipped' in summary else ''
@@ -49,6 +55,15 @@ def _members(summary: dict) -> str:
 
 
 def metrics_table(summary: dict) -> str:
+    """The numbers of cases, and below those of single slices where cases are stacks of them."""
+    images = summary.get('images')
+    if not images or images.get('unscored'):
+        return _table(summary)
+    return (f'{_table(summary)}<h3>Image by image</h3><p>The {images["cases"]} slices that these cases are made of, '
+            f'each for itself.</p>{_table(images)}')
+
+
+def _table(summary: dict) -> str:
     regions = summary['regions']
     keys = list(dict.fromkeys(key for metrics in regions.values() for key in metrics))
     keys.sort(key=lambda key: list(METRICS).index(key) if key in METRICS else len(METRICS))
@@ -58,7 +73,9 @@ def metrics_table(summary: dict) -> str:
         entries = [metrics.get(key) for metrics in regions.values()]
         cells = ''.join(f'<td>{_cell(entry, key, summary["cases"])}</td>' for entry in entries)
         body += f'<tr><th scope="row">{escape(_label(key, entries, summary["units"]))}</th>{cells}</tr>'
-    return (f'<div class="wide"><table><thead><tr><td></td>{head}</tr></thead><tbody>{body}</tbody></table></div>'
+    csv = escape(means_table(summary).to_csv(index=False))
+    return (f'<div class="wide"><table class="copied" data-csv="{csv}"><thead><tr><td></td>{head}</tr></thead>'
+            f'<tbody>{body}</tbody></table></div>'
             f'<p class="small">Mean over cases, in brackets its 95&nbsp;% bootstrap interval, then the median. '
             f'{summary["cases"]} cases; n is given where a metric is defined for fewer; "with region" leaves out '
             f'the cases whose reference lacks the region. Convention '
@@ -88,7 +105,7 @@ def _label(key: str, entries: list, units: str) -> str:
     """Name of a metric with its unit, tolerance or challenge: 'HD95 (mm)', 'Surface Dice (1 mm)'."""
     told = next((entry for entry in entries if isinstance(entry, dict)), {})
     tolerance = f'{told["tolerance"]:g} {units}' if 'tolerance' in told else ''
-    inside = ', '.join(filter(None, (tolerance, told.get('challenge'), _unit(key, units))))
+    inside = ', '.join(filter(None, (tolerance, told.get('challenge'), told.get('rule'), _unit(key, units))))
     return METRICS.get(key, key.replace('_', ' ').capitalize()) + (f' ({inside})' if inside else '')
 
 

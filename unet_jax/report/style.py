@@ -9,7 +9,13 @@ body{margin:0;background:var(--page);color:var(--text);font:16px/1.5 system-ui,-
 header,main{max-width:72rem;margin:auto;padding:0 1rem}
 header{padding-top:2rem}h1{font-size:1.7rem;margin:0;overflow-wrap:anywhere}header p{margin:.2rem 0;color:var(--soft)}
 @media(min-width:64rem){main{display:grid;grid-template-columns:1fr 1fr;column-gap:3rem}section{grid-column:1/-1}
-#learning,#dice{grid-column:1}#metrics{grid-column:2;grid-row:2/4}}
+#learning-curves{grid-column:1}#metrics{grid-column:2}#dice-of-every-case,#volumes{grid-column:auto}}
+nav ul{display:flex;flex-wrap:wrap;gap:.2rem 1.1rem;list-style:none;padding:0;margin:.8rem 0 0;font-size:.9rem}
+a{color:var(--link)}.every{max-height:28rem;overflow:auto}.every thead th{position:sticky;top:0;background:var(--page)}
+.every th[scope=row]{overflow-wrap:anywhere;min-width:8rem}.every a{white-space:nowrap}
+.copy{font:inherit;font-size:.82rem;color:inherit;background:var(--card);border:1px solid var(--soft);
+border-radius:4px;padding:.2rem .6rem;cursor:pointer}:focus-visible{outline:3px solid var(--link);outline-offset:2px}
+@media print{nav,.copy{display:none}.every{max-height:none;overflow:visible}}
 section{min-width:0;border-top:1px solid var(--line);margin-top:2rem;padding-top:.4rem}
 h2{font-size:1.2rem;margin:.8rem 0}h3{font-size:1rem;margin:1.2rem 0 .5rem}
 .small,.todo,figcaption{color:var(--soft);font-size:.875rem}

@@ -30,7 +30,7 @@ function start(root) {
     for (const part of s.meshes) [part.places, part.normals, part.faces, part.lines].forEach(b => gpu.gl.deleteBuffer(b));
     c = made;
     Object.assign(s, {zoom: 1, centre: c.shape.map(n => n / 2), meshes: [], windows: {}, unpacked: {}, greys: null,
-                      at: c.start, sequence: c.colour ? -1 : 0, region: s.region < c.regions.length ? s.region : -1});
+                      at: c.start, sequence: c.shown ?? (c.colour ? -1 : 0), region: s.region < c.regions.length ? s.region : -1});
     build(meta);
     await sequence(s.sequence);
     if (mine !== opened) return;

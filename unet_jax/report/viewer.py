@@ -20,6 +20,7 @@ import cc3d
 import nibabel as nib
 import numpy as np
 
+from unet_jax import palette
 from unet_jax.annotations import labels
 from unet_jax.report import overlays, viewer_pack
 
@@ -53,6 +54,7 @@ class Case(NamedTuple):
     spacing: tuple[float, ...] | None = None  # mm along each axis
     orientation: str | None = None  # where each axis points, as `nibabel.aff2axcodes`; None is 'LPS'
     affine: np.ndarray | None = None  # (4, 4) to mm in the scanner; None: mm are counted from the first voxel
+    channel: int | None = None  # the one shown at first; None is the first, or of a colour image all
 
 
 class Grid(NamedTuple):
@@ -100,9 +102,10 @@ def packed(case: Case, most: int) -> dict:
     content = {
         'name': case.name, 'shape': head.shape, 'spacing': spacing, 'unit': 'mm' if case.spacing else 'px',
         'regions': case.regions, 'order': _order(grid),
-        'colours': [overlays.colour(r) for r in range(len(case.regions))],
+        'colours': [palette.colour(r) for r in range(len(case.regions))],
         'file': file[:3].tolist(), 'world': world[:3].tolist(), 'letters': ['LR', 'PA', 'IS'] if known else None,
-        'colour': flat and case.image.shape[-1] == 3, 'head': viewer_pack.deflate(np.packbits(_flat(head))),
+        'colour': overlays.is_colour(case.image) or flat and case.image.shape[-1] == 3, 'shown': case.channel,
+        'head': viewer_pack.deflate(np.packbits(_flat(head))),
         'lesions': found, 'note': NOTE, 'start': [int(n // t) for n, t in zip(start, thin, strict=True)],
         'meshes': [] if flat else surfaces(grid, every, spacing),
         'bytes': labels.bits_dtype(len(case.regions)).itemsize}

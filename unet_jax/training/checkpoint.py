@@ -21,6 +21,7 @@ from jax.sharding import Sharding
 from orbax.checkpoint import v1 as ocp
 
 from unet_jax.errors import InputError
+from unet_jax.shipped import PROGRAM
 from unet_jax.training import processes
 from unet_jax.training.state import State
 from unet_jax.workdir import write_text
@@ -161,7 +162,7 @@ def choose(folder: Path, which: str) -> int:
     """
     available = steps(folder)
     if not available:
-        raise InputError(f'{folder}: holds no checkpoint; train first: python main.py --config=… --workdir=…')
+        raise InputError(f'{folder}: holds no checkpoint; train first: {PROGRAM} --config=… --workdir=…')
     step = None
     if which == 'latest':
         step = newest_intact(folder)
@@ -217,7 +218,15 @@ def _load(folder: Path, step: int, abstract: dict[str, Any]) -> dict[str, Any]:
     path = Path(folder).absolute() / str(step)
     try:
         return ocp.load_checkpointables(path, abstract)
+    except FileNotFoundError as error:
+        raise InputError(f'{path}: is gone: its training, which still runs, has removed it meanwhile '
+                         '(config.train.keep); run the command again') from error
     except (ValueError, KeyError, TypeError) as error:
         if processes.lost(error):
             raise
-        raise InputError(f'{path}: does not fit the network of this config ({error})') from error
+        if 'opt_state' in abstract:
+            _load(folder, step, {'params': abstract['params']})  # says so where the network is another already
+            raise InputError(f'{path}: the optimiser had another state when this run began, in an older version or '
+                             'with another config.optimizer, so training cannot go on from it: start anew in another '
+                             '--workdir. Evaluating it and predicting with it still work') from error
+        raise InputError(f'{path}: does not fit the network of this config ({str(error):.300})') from error

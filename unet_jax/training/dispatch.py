@@ -13,6 +13,7 @@ from jax.sharding import Mesh, NamedSharding
 from ml_collections import ConfigDict
 
 from unet_jax.errors import InputError
+from unet_jax.pipeline import slices
 from unet_jax.pipeline.cache import Samples
 from unet_jax.pipeline.stream import Batch
 from unet_jax.training import sharding
@@ -21,18 +22,18 @@ log = logging.getLogger('unet_jax')
 
 
 def compiled(step: Callable, config: ConfigDict, mesh: Mesh, placed, data: dict[str, jax.Array] | None, *,
-             spacing: bool = False) -> Callable:
+             more: tuple[str, ...] = ()) -> Callable:
     """The compiled (state, batch) -> (state, metrics) of `config.steps_per_dispatch` training steps; state donated.
 
-    placed: the shardings of the state. data: what `resident` gave. spacing: whether batches hold it. Of n > 1 steps
+    placed: the shardings of the state. data: what `resident` gave. more: as in `sharding.of_batch`. Of n > 1 steps
     batch and metrics have a first axis of n. On CPUs they run one by one: inside a loop XLA's convolutions there take
     more than ten times as long.
     """
     several = config.steps_per_dispatch > 1
     if several and one_by_one(mesh):
-        single = program(step, mesh, placed, data, several=False, spacing=spacing)
+        single = program(step, mesh, placed, data, several=False, more=more)
         return lambda state, batch: in_turn(single, state, batch)
-    return program(step, mesh, placed, data, several=several, spacing=spacing)
+    return program(step, mesh, placed, data, several=several, more=more)
 
 
 def one_by_one(mesh: Mesh) -> bool:
@@ -40,7 +41,7 @@ def one_by_one(mesh: Mesh) -> bool:
 
 
 def program(step: Callable, mesh: Mesh, placed, data: dict[str, jax.Array] | None, *, several: bool,
-            spacing: bool = False) -> Callable:
+            more: tuple[str, ...] = ()) -> Callable:
     """One compiled program, of one step or of several."""
     def advance(state, batch, data=None):
         def one(state, batch):
@@ -48,12 +49,13 @@ def program(step: Callable, mesh: Mesh, placed, data: dict[str, jax.Array] | Non
 
         return jax.lax.scan(one, state, batch) if several else one(state, batch)
 
-    split = sharding.of_batch(mesh, several=several, spacing=spacing)
+    split = sharding.of_batch(mesh, several=several, more=more)
     out = placed, sharding.replicated(mesh)
     if not data:
         return jax.jit(advance, donate_argnums=0, in_shardings=(placed, split), out_shardings=out)
     indices = {name: split[name] for name in ('index', 'visit', 'valid')}
-    made = jax.jit(advance, donate_argnums=0, in_shardings=(placed, indices, of_data(mesh)), out_shardings=out)
+    held = {name: of_data(mesh)[name] for name in data}
+    made = jax.jit(advance, donate_argnums=0, in_shardings=(placed, indices, held), out_shardings=out)
     return lambda state, batch: made(state, batch, data)
 
 
@@ -67,11 +69,14 @@ def in_turn(single: Callable, state, batches: dict[str, jax.Array]) -> tuple:
 
 
 def gather(data: dict[str, jax.Array], batch: dict[str, jax.Array], mesh: Mesh) -> dict[str, jax.Array]:
-    """`batch` with the images and labels at its indices."""
-    split = sharding.of_batch(mesh)
-    found = {name: jax.lax.with_sharding_constraint(array[batch['index']], split[name])
-             for name, array in data.items()}
-    return {**batch, **found}
+    """`batch` with the images and labels at its indices, of slices with their neighbours and scale."""
+    split, index = sharding.of_batch(mesh, more=('scale',)), batch['index']
+    if 'near' in data:
+        image, label = slices.take(data['image'], data['label'], data['near'][index])
+        found = {'image': image, 'label': label, **({'scale': data['scale'][index]} if 'scale' in data else {})}
+    else:
+        found = {name: array[index] for name, array in data.items()}
+    return {**batch, **{name: jax.lax.with_sharding_constraint(array, split[name]) for name, array in found.items()}}
 
 
 def fits(samples: Samples | None, config: ConfigDict) -> bool:
@@ -84,7 +89,7 @@ def fits(samples: Samples | None, config: ConfigDict) -> bool:
 def resident(samples: Samples | None, config: ConfigDict, mesh: Mesh) -> dict[str, jax.Array] | None:
     """{'image' (N', H, W, C), 'label' (N', H, W)} shared out over the devices, or None where they stay on the host.
 
-    N' is N filled up to divide over the mesh.
+    N' is N filled up to divide over the mesh. Of slices with neighbours or a scale also 'near' and 'scale', whole.
     """
     if not fits(samples, config):
         if config.resident and samples is not None:
@@ -94,13 +99,17 @@ def resident(samples: Samples | None, config: ConfigDict, mesh: Mesh) -> dict[st
                         'patches are cut out of volumes on the host')
         return None
     missing = -len(samples.image) % mesh.size
-    return {name: jax.device_put(np.pad(array, [(0, missing)] + [(0, 0)] * (array.ndim - 1)), of_data(mesh)[name])
-            for name, array in (('image', samples.image), ('label', samples.label))}
+    shared = {name: jax.device_put(np.pad(array, [(0, missing)] + [(0, 0)] * (array.ndim - 1)), of_data(mesh)[name])
+              for name, array in (('image', samples.image), ('label', samples.label))}
+    whole = {'near': samples.near, 'scale': samples.scale}
+    return shared | {name: jax.device_put(array, of_data(mesh)[name]) for name, array in whole.items()
+                     if array is not None}
 
 
 def of_data(mesh: Mesh) -> dict[str, NamedSharding]:
-    """Along the samples, over all devices."""
-    return dict.fromkeys(('image', 'label'), NamedSharding(mesh, jax.sharding.PartitionSpec(mesh.axis_names)))
+    """Of everything that `resident` may hold: images and labels along the samples, over all devices."""
+    shared = dict.fromkeys(('image', 'label'), NamedSharding(mesh, jax.sharding.PartitionSpec(mesh.axis_names)))
+    return shared | dict.fromkeys(('near', 'scale'), sharding.replicated(mesh))
 
 
 def stack(batches: list[Batch]) -> Batch:
@@ -113,8 +122,6 @@ def stack(batches: list[Batch]) -> Batch:
 def check_dispatch(config: ConfigDict, start: int) -> None:
     """Raises InputError unless everything that happens between steps falls between programs."""
     several = config.steps_per_dispatch
-    if several < 1:
-        raise InputError(f'config.train.steps_per_dispatch is {several}; give 1 or more')
     counts = {f'config.train.{name}': config[name]
               for name in ('steps', 'log_every', 'evaluate_every', 'checkpoint_every')}
     odd = {name: n for name, n in {**counts, 'the step to go on from': start}.items() if n % several}

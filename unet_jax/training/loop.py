@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterator
 from contextlib import closing
 from itertools import islice
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -20,7 +20,7 @@ from unet_jax.model import unet
 from unet_jax.pipeline import stream
 from unet_jax.pipeline.cache import Samples
 from unet_jax.progress import bar
-from unet_jax.training import checkpoint, dispatch, optimizer, processes, sharding, space, validation
+from unet_jax.training import checkpoint, dispatch, optimizer, processes, sharding, validation
 from unet_jax.training import state as states
 from unet_jax.training import step as steps
 from unet_jax.training.journal import Journal
@@ -38,11 +38,12 @@ class Programs(NamedTuple):
     shardings: states.State
 
 
-def create_programs(experiment: Experiment, *, devices: list | None = None, samples: Samples | None = None
-                    ) -> Programs:
+def create_programs(experiment: Experiment, *, devices: list | None = None, samples: Samples | None = None,
+                    first: Any = None) -> Programs:
     """The compiled functions of `experiment` for `devices` (all by default), compiled when first called.
 
-    With config.train.resident the training step takes its images from `samples`, put into the devices' memory.
+    With config.train.resident the training step takes its images from `samples`, put into the devices' memory. `first`
+    are the parameters to start from, random ones if None.
     """
     config = experiment.config
     mesh = create_mesh(config, devices)
@@ -54,16 +55,19 @@ def create_programs(experiment: Experiment, *, devices: list | None = None, samp
     predict = steps.make_predict_step(config, module, experiment.region_bits)
 
     def create() -> states.State:
-        return states.create(init_params(experiment), transform)
+        return states.create(init_params(experiment) if first is None else first, transform)
 
     def overlap(params, batch, owned):
         bits = labels.from_probabilities(predict(params, batch), threshold=config.evaluation.threshold,
                                          regions=experiment.regions, classes=experiment.classes)
-        return validation.count(bits, batch['label'], owned, experiment.region_bits), batch['index'], batch['valid']
+        counts = validation.count(batch['label'], bits, owned=owned, region_bits=experiment.region_bits)
+        return counts, batch['index'], batch['valid']
 
     abstract = jax.eval_shape(create)
     placed = sharding.of_state(abstract, mesh)
-    everywhere, split = sharding.replicated(mesh), sharding.of_batch(mesh)
+    everywhere = sharding.replicated(mesh)
+    # tiles of volumes are validated without their spacing
+    split = sharding.of_batch(mesh, more=() if experiment.format.volumetric else experiment.carried)
     data = dispatch.resident(samples, config.train, mesh)
 
     def place() -> states.State:
@@ -71,7 +75,7 @@ def create_programs(experiment: Experiment, *, devices: list | None = None, samp
             return jax.device_put(create(), placed)
 
     return Programs(place,
-                    dispatch.compiled(step, config.train, mesh, placed, data, spacing=experiment.format.volumetric),
+                    dispatch.compiled(step, config.train, mesh, placed, data, more=experiment.carried),
                     jax.jit(overlap, in_shardings=(placed.ema_params, split, sharding.split(mesh)),
                             out_shardings=everywhere),
                     mesh, abstract, placed)
@@ -95,18 +99,6 @@ def create_mesh(config: ConfigDict, devices: list | None = None) -> jax.sharding
     return mesh
 
 
-def abstract_batch(experiment: Experiment, batch_size: int) -> dict[str, jax.ShapeDtypeStruct]:
-    """Shapes and types of a whole training batch, as `pipeline.stream` makes it."""
-    settings = experiment.settings
-    size = space.wire_size(experiment.config) if experiment.format.volumetric else settings.size
-    shapes = {'image': ((*size, settings.channels), experiment.format.dtype),
-              'label': (size, labels.bits_dtype(len(experiment.classes))),
-              'index': ((), np.int32), 'visit': ((), np.uint32), 'valid': ((), np.float32)}
-    if experiment.format.volumetric:
-        shapes['spacing'] = (3,), np.float32
-    return {name: jax.ShapeDtypeStruct((batch_size, *shape), dtype) for name, (shape, dtype) in shapes.items()}
-
-
 class Run(NamedTuple):
     """A run that is under way."""
     experiment: Experiment
@@ -119,15 +111,17 @@ class Run(NamedTuple):
     name: str = ''  # which of several, in what is printed
 
 
-def train(experiment: Experiment, samples: dict[str, Samples], folder: Path, *, devices: list | None = None) -> bool:
-    """Trains to `config.train.steps`, from the newest intact checkpoint if there is one. False if interrupted.
+def train(experiment: Experiment, samples: dict[str, Samples], folder: Path, first: Any = None, *,
+          devices: list | None = None) -> bool:
+    """Trains to `config.train.steps`, from the newest intact checkpoint if there is one, else from the parameters
+    `first`, or random ones. False if interrupted.
 
     Called by every process together. Writes checkpoints/, metrics.jsonl, timing.jsonl, nonfinite/ and TensorBoard
     events into `folder`. Raises InputError when loss or gradient were not finite too often in a row, when input
     cannot be read and when the disk is full; whatever was reached is saved first, where it can be.
     """
     config = experiment.config.train
-    programs = create_programs(experiment, devices=devices, samples=samples['train'])
+    programs = create_programs(experiment, devices=devices, samples=samples['train'], first=first)
     state, notes = restore_or_create(programs, folder / 'checkpoints')
     start = int(state.step)
     dispatch.check_dispatch(config, start)

@@ -30,23 +30,41 @@ def exclusive(target: jax.Array, order: Sequence[int] = ()) -> jax.Array:
     return jax.nn.one_hot(jnp.asarray([0, *(order + 1)])[last], target.shape[-1] + 1)
 
 
-def coarsen(target: jax.Array, factor: int) -> jax.Array:
-    """(B, *S, R) -> (B, *⌈S / factor⌉, R) float32: the maximum of each block, so that no lesion vanishes."""
-    window = (1, *(factor,) * (target.ndim - 2), 1)
-    padding = [(0, 0), *((0, -s % factor) for s in target.shape[1:-1]), (0, 0)]
+def coarsen(target: jax.Array, block: Sequence[int]) -> jax.Array:
+    """(B, *S, R) -> (B, *⌈S / block⌉, R) float32: the maximum of each block with these sides, so that no lesion
+    vanishes."""
+    window = (1, *block, 1)
+    padding = [(0, 0), *((0, -s % side) for s, side in zip(target.shape[1:-1], block, strict=True)), (0, 0)]
     return jax.lax.reduce_window(target.astype(jnp.float32), 0.0, jax.lax.max, window, window, padding)
 
 
-def cross_entropy(logits: jax.Array, target: jax.Array, valid: jax.Array, *, activation: str) -> jax.Array:
-    """Mean over pixels: binary per region, and then over regions (sigmoid), or categorical (softmax)."""
-    return over_valid(pixel_entropy(logits, target, valid, activation), valid)
+def cross_entropy(logits: jax.Array, target: jax.Array, valid: jax.Array, *, activation: str,
+                  weights: Sequence[float] = ()) -> jax.Array:
+    """Mean over pixels: binary per region, and then over regions (sigmoid), or categorical (softmax).
+
+    weights: of each region, () for all alike; see `weighted`.
+    """
+    return over_valid(weighted(pixel_entropy(logits, target, valid, activation), target, weights, activation), valid)
 
 
-def focal(logits: jax.Array, target: jax.Array, valid: jax.Array, *, activation: str, gamma: float) -> jax.Array:
-    """(1 − p_t)^γ · −log p_t (Lin et al. 2017, eq. 4), without class weights; γ = 0 is cross-entropy."""
+def focal(logits: jax.Array, target: jax.Array, valid: jax.Array, *, activation: str, gamma: float,
+          weights: Sequence[float] = ()) -> jax.Array:
+    """(1 − p_t)^γ · −log p_t (Lin et al. 2017, eq. 4), α being `weights`; γ = 0 is cross-entropy."""
     entropy = pixel_entropy(logits, target, valid, activation)
     # p_t = exp(−entropy); the floor keeps the power's gradient finite at p_t = 1 where γ < 1
-    return over_valid(jnp.maximum(-jnp.expm1(-entropy), 1e-7) ** gamma * entropy, valid)
+    loss = jnp.maximum(-jnp.expm1(-entropy), 1e-7) ** gamma * entropy
+    return over_valid(weighted(loss, target, weights, activation), valid)
+
+
+def weighted(loss: jax.Array, target: jax.Array, weights: Sequence[float], activation: str) -> jax.Array:
+    """The loss of pixels times the weight of its region, (B, *S, R), or of the true channel, (B, *S) for softmax,
+    whose background has weight 1. Weights of regions count by their share of their mean, so all alike are none."""
+    if not weights:
+        return loss
+    weight = jnp.asarray(weights, jnp.float32) / float(np.mean(weights))
+    if activation == 'sigmoid':
+        return loss * weight
+    return loss * (target[..., 0] + target[..., 1:] @ weight)
 
 
 def dice(logits: jax.Array, target: jax.Array, valid: jax.Array, *, activation: str, batch: bool = False) -> jax.Array:
@@ -90,8 +108,8 @@ def generalised_dice(logits: jax.Array, target: jax.Array, valid: jax.Array, *, 
 
 # name in config.loss.terms: (logits, target, valid, config.loss) -> the loss ()
 LOSSES = {
-    'cross_entropy': lambda z, t, v, c: cross_entropy(z, t, v, activation=c.activation),
-    'focal': lambda z, t, v, c: focal(z, t, v, activation=c.activation, gamma=c.focal_gamma),
+    'cross_entropy': lambda z, t, v, c: cross_entropy(z, t, v, activation=c.activation, weights=c.class_weights),
+    'focal': lambda z, t, v, c: focal(z, t, v, activation=c.activation, gamma=c.focal_gamma, weights=c.class_weights),
     'dice': lambda z, t, v, c: dice(z, t, v, activation=c.activation, batch=c.batch_dice),
     'tversky': lambda z, t, v, c: tversky(z, t, v, activation=c.activation, weights=c.tversky, batch=c.batch_dice),
     'generalised_dice': lambda z, t, v, c: generalised_dice(z, t, v, activation=c.activation, batch=c.batch_dice),
@@ -99,18 +117,20 @@ LOSSES = {
 
 
 def total(config: ConfigDict, logits: jax.Array | Sequence[jax.Array], target: jax.Array, valid: jax.Array,
-          order: Sequence[int] = ()) -> tuple[jax.Array, dict[str, jax.Array]]:
+          order: Sequence[int] = (), factors: Sequence[tuple[int, ...]] = ()
+          ) -> tuple[jax.Array, dict[str, jax.Array]]:
     """The weighted sum of `config.terms` (config is config.loss), and each term by name, unweighted.
 
     target: region masks (B, *S, R); `order` as for `exclusive`. With a list of logits (deep supervision, finest first,
-    head k of size ⌈S / 2^k⌉) the heads count 1, 1/2, 1/4 … over their sum, and the terms are those of the finest.
-    Raises InputError for an unknown term or activation, and where the number of logits does not fit the regions.
+    head k of size ⌈S / factors[k]⌉, by default along each axis 2^k) the heads count 1, 1/2, 1/4 … over their sum, and
+    the terms are those of the finest. Raises InputError for an unknown term or activation, and where the number of
+    logits does not fit the regions.
     """
     heads = list(logits) if isinstance(logits, (list, tuple)) else [logits]
     check_loss(config, heads[0].shape[-1], target.shape[-1])
     values = []
     for k, head in enumerate(heads):
-        goal = target if k == 0 else coarsen(target, 2**k)
+        goal = target if k == 0 else coarsen(target, factors[k] if factors else (2**k,) * (target.ndim - 2))
         goal = exclusive(goal, order) if config.activation == 'softmax' else goal
         values.append({name: LOSSES[name](head, goal, valid, config) for name, _ in config.terms})
     sums = [sum(weight * value[name] for name, weight in config.terms) for value in values]
@@ -125,6 +145,10 @@ def check_loss(config: ConfigDict, channels: int, regions: int) -> None:
     if not set(names) <= set(LOSSES) or not names or len(set(names)) < len(names):
         raise InputError(f'config.loss.terms = {config.terms}: give each once, as (name, weight), of '
                          + ', '.join(LOSSES))
+    weights = tuple(config.class_weights)
+    if len(weights) not in (0, regions):
+        raise InputError(f'config.loss.class_weights = {weights}: give one for each of the {regions} regions, or () '
+                         'for all alike')
     wanted = regions + (config.activation == 'softmax')
     if channels != wanted:
         raise InputError(f'{channels} logits a pixel for {regions} regions with config.loss.activation = '

@@ -1,5 +1,6 @@
 """The learning-rate schedule and the optax chain of a config."""
 import inspect
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -49,6 +50,31 @@ def kernels(params: Any) -> Any:
     return jax.tree.map(lambda leaf: leaf.ndim > 1, params)
 
 
+def scale_parts(factors: Sequence[tuple[str, float]]) -> optax.GradientTransformation:
+    """The updates of each parameter times the factor of its part, (part, factor), which is as if its learning rate
+    was: optimisers multiply by that last."""
+    def update(updates, state, params=None):
+        return jax.tree_util.tree_map_with_path(lambda path, x: x * factor_of(path, factors), updates), state
+
+    return optax.GradientTransformation(lambda params: optax.EmptyState(), update)
+
+
+def factor_of(path: tuple, factors: Sequence[tuple[str, float]]) -> float:
+    name = jax.tree_util.keystr(path, simple=True, separator='/')
+    return next((factor for part, factor in factors if name.startswith(part)), 1.0)
+
+
+def check_factors(factors: Sequence[tuple[str, float]], params: Any) -> None:
+    """Raises InputError for a part that no parameter of the tree `params` belongs to."""
+    names = [jax.tree_util.keystr(path, simple=True, separator='/')
+             for path, _ in jax.tree_util.tree_leaves_with_path(params)]
+    for part, _ in factors:
+        if not any(name.startswith(part) for name in names):
+            parts = ', '.join(dict.fromkeys(name.partition('/')[0] for name in names))
+            raise InputError(f'config.optimizer.factors names {part!r}, with which no parameter begins; there are '
+                             f'{parts}')
+
+
 def create(config: ConfigDict, steps: int) -> optax.GradientTransformation:
     """Clipping, then the optimiser that `config.name` names in optax, over `config.accumulate` batches an update.
 
@@ -72,6 +98,8 @@ def create(config: ConfigDict, steps: int) -> optax.GradientTransformation:
     except TypeError as error:
         raise InputError(f'config.optimizer.arguments is {dict(config.arguments)}: optax.{config.name} says: {error}. '
                          f'It takes {[p for p in known if p != "learning_rate"]}') from error
+    if config.factors:
+        optimizer = optax.chain(optimizer, scale_parts(config.factors))
     if config.clip:
         optimizer = optax.chain(optax.clip_by_global_norm(config.clip), optimizer)
     if config.accumulate > 1:

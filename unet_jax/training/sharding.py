@@ -42,16 +42,17 @@ def split(mesh: Mesh) -> NamedSharding:
     return NamedSharding(mesh, PartitionSpec(('data', 'fsdp')))
 
 
-def of_batch(mesh: Mesh, *, several: bool = False, spacing: bool = False) -> dict[str, NamedSharding]:
+def of_batch(mesh: Mesh, *, several: bool = False, more: tuple[str, ...] = ()) -> dict[str, NamedSharding]:
     """Of every array of a batch, as `pipeline.stream` makes it: images and labels along their first axis too.
 
-    several: of batches stacked along a new first axis, which stays whole. spacing: of training batches of volumes.
+    several: of batches stacked along a new first axis, which stays whole. more: what batches of some data hold
+    besides, 'spacing' of volumes and 'scale' of slices that are standardised by patient.
     """
     before = (None,) if several else ()
     inside = NamedSharding(mesh, PartitionSpec(*before, ('data', 'fsdp'), 'spatial'))
     split = NamedSharding(mesh, PartitionSpec(*before, ('data', 'fsdp')))
     return {'image': inside, 'label': inside,
-            **dict.fromkeys(('index', 'visit', 'valid', *['spacing'] * spacing), split)}
+            **dict.fromkeys(('index', 'visit', 'valid', *more), split)}
 
 
 def of_state(tree: Any, mesh: Mesh) -> Any:
@@ -71,7 +72,7 @@ def of_state(tree: Any, mesh: Mesh) -> Any:
 
 def put(batch: dict[str, np.ndarray], mesh: Mesh, *, several: bool = False) -> dict[str, jax.Array]:
     """This process's share of a batch, or of several stacked ones -> the global batch, split over the mesh."""
-    shardings = of_batch(mesh, several=several, spacing=True)
+    shardings = of_batch(mesh, several=several, more=('spacing', 'scale'))
     return {name: jax.make_array_from_process_local_data(shardings[name], array) for name, array in batch.items()}
 
 

@@ -125,7 +125,7 @@ def rotation_matrix(angles: jax.Array, axes: int) -> jax.Array:
     2-D takes one angle; 3-D three, which are Euler angles about the axes 2, 1 and 0.
     """
     matrix = jnp.eye(axes)
-    for angle, (a, b) in zip(angles, itertools.combinations(range(axes), 2), strict=False):
+    for angle, (a, b) in zip(angles, itertools.combinations(range(axes), 2), strict=True):
         cos, sin = jnp.cos(angle), jnp.sin(angle)
         plane = jnp.eye(axes).at[(a, a, b, b), (a, b, a, b)].set(jnp.stack([cos, -sin, sin, cos]))
         matrix = jnp.matmul(plane, matrix, precision=EXACT)
@@ -171,7 +171,8 @@ def resample(image: jax.Array, label: jax.Array, source: Sequence[jax.Array], be
 
 def take(array: jax.Array, index: Sequence[jax.Array], beyond: jax.Array | float = 0) -> jax.Array:
     """(*spatial, …) at the pixels `index`, one array per spatial axis; `beyond` outside."""
-    inside = math.prod((i >= 0) & (i < n) for i, n in zip(index, array.shape, strict=False))
-    clipped = tuple(jnp.clip(i, 0, n - 1) for i, n in zip(index, array.shape, strict=False))
+    sides = array.shape[:len(index)]
+    inside = math.prod((i >= 0) & (i < n) for i, n in zip(index, sides, strict=True))
+    clipped = tuple(jnp.clip(i, 0, n - 1) for i, n in zip(index, sides, strict=True))
     values = jnp.asarray(array).at[clipped].get(mode='promise_in_bounds')
     return jnp.where(inside.reshape(inside.shape + (1,) * (values.ndim - inside.ndim)), values, beyond)

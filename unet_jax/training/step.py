@@ -23,21 +23,34 @@ def is_picture(image: jax.Array) -> bool:
     return image.dtype == jnp.uint8
 
 
-def normalise(image: jax.Array, standardise: bool) -> tuple[jax.Array, jax.Array | None]:
+def see(image: jax.Array, config: ConfigDict, scale: jax.Array | None = None) -> tuple[jax.Array, jax.Array | None]:
+    """`normalise` as config.data says, each of neighbouring slices (*S, n · C) by itself, so that a slice looks alike
+    wherever it is seen. scale: (2, C), the patient's, where that is asked for."""
+    standardise, count = config.data.standardise, 1 + 2 * config.data.neighbours
+    if count == 1:
+        return normalise(image, bool(standardise), scale)
+    apart = image.reshape(*image.shape[:-1], count, -1)
+    found, black = jax.vmap(lambda one: normalise(one, bool(standardise), scale), -2, (-2, 0))(apart)
+    return found.reshape(image.shape), None if black is None else black.reshape(-1)
+
+
+def normalise(image: jax.Array, standardise: bool, scale: jax.Array | None = None
+              ) -> tuple[jax.Array, jax.Array | None]:
     """(*S, C) as it came over the wire -> (float32, what black became (C,), None where 0 is outside the brain).
 
     uint8 becomes 0..1, float16 stays. If asked, each channel then gets mean 0 and standard deviation 1 over what
     counts (a constant: 0): the inside, where there is an outside, which stays 0; of a picture all but black rows and
-    columns along its edges, such as those that fit it into the network's size, which thus change nothing.
+    columns along its edges, such as those that fit it into the network's size, which thus change nothing. scale:
+    mean and standard deviation (2, C) to take instead, those of all images of a patient.
     """
     picture, counts = is_picture(image), None
-    if standardise:
+    if standardise and scale is None:
         counts = within_edges(image != 0) if picture else jnp.any(image != 0, -1, keepdims=True)
     image = image.astype(jnp.float32) / 255 if picture else image.astype(jnp.float32)
     black = jnp.zeros(image.shape[-1]) if picture else None
     if not standardise:
         return image, black
-    mean, deviation = augment.mean_and_deviation(image, counts)
+    mean, deviation = augment.mean_and_deviation(image, counts) if scale is None else scale
     factor = 1 / jnp.maximum(deviation, 1e-5 * (1 + jnp.abs(mean)))  # below it the deviation is rounding
     if picture:
         return (image - mean) * factor, (-mean * factor).reshape(-1)
@@ -64,12 +77,12 @@ def prepare(batch: dict, config: ConfigDict, key: jax.Array) -> tuple[jax.Array,
     """
     size, cut = tuple(config.data.size), space.cut_size(config) if 'spacing' in batch else None
 
-    def one(image, label, visit, spacing):
-        image, black = normalise(image, config.data.standardise)
+    def one(image, label, visit, spacing, scale):
+        image, black = see(image, config, scale)
         return augment.augment(jax.random.fold_in(key, visit), image, label, config.augment, size=size,
                                cut=cut, spacing=spacing, black=black)
 
-    return jax.vmap(one)(batch['image'], batch['label'], batch['visit'], batch.get('spacing'))
+    return jax.vmap(one)(batch['image'], batch['label'], batch['visit'], batch.get('spacing'), batch.get('scale'))
 
 
 def forward(config: ConfigDict, module, params, image: jax.Array) -> list[jax.Array]:
@@ -90,6 +103,7 @@ def make_train_step(config: ConfigDict, module, optimizer: optax.GradientTransfo
     count) and `finite`, 1 where the loss and the gradient are; where they are not, only the step counts on.
     """
     decay, accumulate = config.optimizer.ema, config.optimizer.accumulate
+    factors = unet.coarsening(config.model, len(config.data.size))
 
     def train_step(state: State, batch: dict, seed: int | jax.Array = config.seed) -> tuple[State, Metrics]:
         image, label = prepare(batch, config, jax.random.fold_in(jax.random.key(0), seed))
@@ -97,7 +111,7 @@ def make_train_step(config: ConfigDict, module, optimizer: optax.GradientTransfo
 
         def objective(params):
             return losses.total(config.loss, forward(config, module, params, image), target, batch['valid'],
-                                labels.outer_first(region_bits))
+                                labels.outer_first(region_bits), factors)
 
         (loss, terms), gradient = jax.value_and_grad(objective, has_aux=True)(state.params)
         norm = optax.global_norm(gradient)
@@ -133,7 +147,7 @@ def make_predict_step(config: ConfigDict, module, region_bits: tuple[int, ...]) 
     views = list(itertools.product(*axes))
 
     def predict_step(params, batch: dict) -> jax.Array:
-        image = jax.vmap(lambda x: normalise(x, config.data.standardise)[0])(batch['image'])
+        image = jax.vmap(lambda x, scale: see(x, config, scale)[0])(batch['image'], batch.get('scale'))
 
         def add(total, mirrored):
             found = probabilities(config, unet.apply(module, params, flip(image, mirrored)), region_bits)

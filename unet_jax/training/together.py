@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 from contextlib import ExitStack, closing
 from itertools import islice
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -28,24 +28,23 @@ class Member(NamedTuple):
     experiment: Experiment
     samples: dict[str, Samples]
     folder: Path
+    first: Any = None  # parameters to start from; random ones if None
 
 
 def train(members: Sequence[Member], *, devices: list | None = None) -> bool:
     """Trains all members to `config.train.steps`, each into its folder; False if interrupted.
 
     They go on from the newest step of which all have an intact checkpoint. Up to rounding each comes out as
-    `loop.train` would leave it. Raises what that raises, and InputError for several processes or fsdp.
+    `loop.train` would leave it. Raises what that raises, and InputError for several processes.
     """
     first = members[0].experiment
     config = first.config.train
-    if config.resident or config.steps_per_dispatch > 1:
-        raise InputError('config.train.seeds goes together neither with config.train.resident nor with '
-                         'config.train.steps_per_dispatch above 1; leave them as they are by default')
-    if jax.process_count() > 1 or config.fsdp > 1 or config.spatial > 1:
-        raise InputError('config.train.seeds trains in one process, with the state whole on every device: set '
-                         'config.train.fsdp and spatial to 1, or start a run for each seed with --config.seed')
+    if jax.process_count() > 1:
+        raise InputError('config.train.seeds trains in one process, with the state whole on every device: start one '
+                         'process, or a run for each seed with --config.seed')
     shared = loop.create_programs(first, devices=devices)
-    programs = [shared._replace(create=loop.create_programs(m.experiment, devices=devices).create) for m in members]
+    programs = [shared._replace(create=loop.create_programs(m.experiment, devices=devices, first=m.first).create)
+                for m in members]
     start = common_step([m.folder / 'checkpoints' for m in members])
     restored = [resume(p, m.folder / 'checkpoints', start) for p, m in zip(programs, members, strict=True)]
     advance = create_program(first, shared.mesh)

@@ -18,17 +18,17 @@ from unet_jax.training import sharding
 log = logging.getLogger('unet_jax')
 
 
-def count(bits: jax.Array, label: jax.Array, owned: jax.Array, region_bits: tuple[int, ...]) -> jax.Array:
+def count(reference: jax.Array, prediction: jax.Array, *, owned: jax.Array, region_bits: tuple[int, ...]) -> jax.Array:
     """(B, R, 3) true positives, predicted and true voxels of bit sets (B, *S), of the voxels from owned[b, axis, 0]
     up to owned[b, axis, 1] along each axis; the others are another sample's."""
     inside = jnp.ones((), bool)
     for axis in range(owned.shape[1]):
         low, high = owned[:, axis, 0], owned[:, axis, 1]
-        place = jnp.arange(bits.shape[axis + 1])
+        place = jnp.arange(reference.shape[axis + 1])
         mine = (place >= low[:, None]) & (place < high[:, None])  # (B, side)
         inside = inside & jnp.expand_dims(mine, [a + 1 for a in range(owned.shape[1] + 1) if a != axis])
-    found, true = (labels.region_masks(b, region_bits) & inside for b in (bits, label))
-    axes = tuple(range(1, bits.ndim))
+    true, found = (labels.region_masks(bits, region_bits) & inside for bits in (reference, prediction))
+    axes = tuple(range(1, reference.ndim))
     return jnp.stack([(found & true).sum(axes), found.sum(axes), true.sum(axes)], -1)
 
 
