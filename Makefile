@@ -88,7 +88,7 @@ $(VENV)-accuracy/ready: $(LOCK) tests/oracles.txt
 	touch $@
 
 clean:
-	rm -rf $(VENV) $(VENV)-lock $(VENV)-oracles $(VENV)-accuracy $(VENV)-brats runs
+	rm -rf $(VENV) $(VENV)-lock $(VENV)-oracles $(VENV)-accuracy $(VENV)-brats $(COMPILED) runs
 
 # Against PyTorch, MONAI, segmentation-models-pytorch and nnU-Net, in a venv of its own; about 45 minutes on two quiet
 # cores.
@@ -110,4 +110,22 @@ $(BENCHMARK)/ready: $(LOCK) benchmarks/requirements.txt
 	echo '*' > $(BENCHMARK)/.gitignore
 	$(BENCHMARK)/bin/python -m pip install -q --disable-pip-version-check -r $(LOCK)
 	$(BENCHMARK)/bin/python -m pip install -q --disable-pip-version-check -c $(LOCK) -r benchmarks/requirements.txt
+	touch $@
+
+# What the shipped configs cost on TPUs and GPUs that are not there, by their compilers, in a venv of its own; hours on
+# two cores. The table goes to benchmarks/results/compiled.md. The plug-in for CUDA is that of the lock file's jax,
+# without NVIDIA's libraries, of which compiling needs none.
+COMPILED := .venv-compiled
+.PHONY: compiled
+compiled: $(COMPILED)/ready
+	$(COMPILED)/bin/python benchmarks/compiled.py
+
+$(COMPILED)/ready: $(LOCK)
+	$(PYTHON) -m venv --clear $(COMPILED)
+	echo '*' > $(COMPILED)/.gitignore
+	$(COMPILED)/bin/python -m pip install -q --disable-pip-version-check -r $(LOCK)
+	JAX=$$($(COMPILED)/bin/python -c "import jax; print(jax.__version__)"); \
+		$(COMPILED)/bin/python -m pip install -q --disable-pip-version-check "jax[tpu]==$$JAX" && \
+		$(COMPILED)/bin/python -m pip install -q --disable-pip-version-check --no-deps \
+		"jax-cuda13-plugin==$$JAX" "jax-cuda13-pjrt==$$JAX"
 	touch $@

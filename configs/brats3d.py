@@ -32,8 +32,7 @@ def get_config(variant: str = 'full'):
     with config.unlocked():
         config.data.update({'format': 'nifti', 'size': (128, 128, 128), 'standardise': False, 'orientation': 'LPS'})
         config.model.update({'features': (32, 64, 128, 256, 320, 320), 'encoder_blocks': (1, 3, 4, 6, 6, 6),
-                             'decoder_blocks': (1, 1, 1, 1, 1), 'block': 'residual', 'deep_supervision': 3,
-                             'dtype': 'bfloat16'})
+                             'decoder_blocks': (1, 1, 1, 1, 1), 'block': 'residual', 'deep_supervision': 3})
         config.augment.update({'flip': (True, True, True), 'rotation': 30.0, 'scale': (0.7, 1.4), 'shift': 0.0,
                                'spatial_probability': 0.3, 'elastic': 0.0})  # bending is off in nnU-Net 2 as well
         config.loss.batch_dice = True
@@ -55,6 +54,6 @@ def small(config) -> None:
     config.data.size = (64, 64, 64)
     # 32 channels at the finest level: its head gives 2³ positions × 3 regions, 24 numbers, which 16 cannot tell apart
     config.model.update({'stem': 2, 'features': (32, 64, 96, 128), 'encoder_blocks': (1, 1, 1, 1),
-                         'decoder_blocks': (1, 1, 1), 'deep_supervision': 1, 'dtype': 'float32'})
+                         'decoder_blocks': (1, 1, 1), 'deep_supervision': 1})
     config.optimizer.update({'learning_rate': 3e-3, 'warmup': 20, 'ema': 0.98})
     config.train.update({'steps': 700, 'log_every': 20, 'evaluate_every': 350, 'checkpoint_every': 100})

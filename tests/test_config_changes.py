@@ -1,5 +1,6 @@
 """With which configs a run goes on."""
 import json
+from types import SimpleNamespace
 
 import pytest
 from ml_collections import ConfigDict
@@ -107,3 +108,18 @@ def test_checkpoints_without_what_says_of_what_they_are_are_not_gone_on_from(tmp
     (tmp_path / 'seed_0/checkpoints/3/seal.json').touch()
     with pytest.raises(InputError, match=f'holds checkpoints, but not {missing}'):
         train.check_whole(tmp_path)
+
+
+def test_auto_becomes_the_type_of_the_devices_and_a_run_that_goes_on_keeps_the_one_it_has(tmp_path):
+    """Whatever it goes on on: steps of another type would be other steps."""
+    cpu, gpu = [SimpleNamespace(platform='cpu')], [SimpleNamespace(platform='cuda')] * 2
+    assert train.settle_type(get_config(), cpu, None).model.dtype == 'float32'
+    begun = train.settle_type(get_config(), gpu, None)
+    assert begun.model.dtype == 'bfloat16'
+    files.save_config(tmp_path, begun)
+    resumed = train.settle_type(get_config(), cpu, files.load_config(tmp_path))
+    assert resumed.model.dtype == 'bfloat16'
+    check_config(files.load_config(tmp_path), resumed, tmp_path)
+    other = train.settle_type(changed(model__dtype='float32'), gpu, files.load_config(tmp_path))
+    with pytest.raises(InputError, match="model.dtype: 'bfloat16' there, 'float32' here"):
+        check_config(files.load_config(tmp_path), other, tmp_path)

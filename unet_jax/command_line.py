@@ -32,6 +32,7 @@ flags.DEFINE_string('output', None, 'predict: the folder for masks and overlays;
                     'evaluate: the folder for all results. export: the model file; <workdir>/model.zip by default.')
 flags.DEFINE_boolean('report', False, 'predict: also a page for each case.')
 flags.DEFINE_float('memory', None, 'plan: GB that each device may use; all that it has by default.')
+flags.DEFINE_list('target', [], 'plan: devices that need not be here, such as v5e:4x4,v5p:2x2x1,h100:8.')
 flags.DEFINE_list('allow_changes', [], 'train: fields in which a run that goes on may differ, as train.steps.')
 flags.DEFINE_boolean('distributed', None, 'One of several processes; found out under SLURM, Kubernetes and Cloud TPU.')
 # fields of the config are taken from the command line here, by its table, so ml_collections is shown none
@@ -69,6 +70,8 @@ def parse(argv: list[str]) -> list[str]:
                          'belongs to its flag, as in --workdir=DIR, without spaces about the =')
     if FLAGS.input and FLAGS.mode != 'predict':
         raise InputError(f'--input={FLAGS.input[0]}: is for --mode=predict, and the mode is {FLAGS.mode}')
+    if FLAGS.target and FLAGS.mode != 'plan':
+        raise InputError(f'--target={",".join(FLAGS.target)}: is for --mode=plan, and the mode is {FLAGS.mode}')
     return [argv[0], *map(str, inputs.existing([*FLAGS.input, *extra]))] if FLAGS.mode == 'predict' else argv[:1]
 
 
@@ -133,6 +136,9 @@ def main(argv: list[str]) -> None:
     # jax starts once the flags are good; a mode is loaded by itself, as scipy.stats and matplotlib take a second
     from unet_jax.modes import start
     from unet_jax.training import processes
+    if FLAGS.target:
+        from unet_jax.compiled import targets
+        targets.start_on_cpu()
     told: list[str] = []
     config, folder = recognise.resolve(FLAGS.config, told.append), Path(FLAGS.workdir)
     with signals.raised():
@@ -157,7 +163,7 @@ def run_mode(config: ConfigDict, folder: Path, sources: tuple[str, ...]) -> None
                           output=FLAGS.output, other=FLAGS.other)
     elif FLAGS.mode == 'plan':
         from unet_jax.modes import plan
-        plan.plan(config, folder, memory=FLAGS.memory)
+        plan.plan(config, folder, memory=FLAGS.memory, targets=FLAGS.target)
     elif FLAGS.mode == 'export':
         from unet_jax.modes import export
         export.export(config, folder, output=FLAGS.output, which=FLAGS.checkpoint)

@@ -145,8 +145,8 @@ FIELDS = {
         'sides of the kernels of each level along each axis, finest first; () is 3 along all', 'pixels'),
     'model.attention_gates': Field(False, truth, 'attention gates on the skip connections'),
     'model.deep_supervision': Field(0, whole(0, 9), 'extra heads on this many coarser decoder levels, while training'),
-    'model.dtype': Field('float32', one_of(CHOICES['dtype']),
-        'type of the arithmetic; parameters and outputs stay float32'),
+    'model.dtype': Field('auto', one_of(CHOICES['dtype']),
+        'type of the arithmetic; auto is bfloat16 on accelerators, float32 on CPUs; what is stored is float32'),
     'model.remat': Field(False, truth,
         'recompute activations in the backward pass: less memory, about a third more time'),
 

@@ -42,14 +42,19 @@ class Segmented(NamedTuple):
 
 def create(experiment: Experiment, *params: Any) -> Predictor:
     """A predictor over all devices of this process; with several, each segments its own cases."""
-    mesh = sharding.create_mesh(jax.local_devices())
+    program, mesh = compiled(experiment, jax.local_devices())
+    return Predictor(experiment, tuple(jax.device_put(p, sharding.replicated(mesh)) for p in params), program, mesh,
+                     settle=engines.chooser(experiment.config.evaluation.engine, list(mesh.devices.flat)))
+
+
+def compiled(experiment: Experiment, devices: list) -> tuple[Callable[[Any, dict], jax.Array], jax.sharding.Mesh]:
+    """(`Predictor.program` for `devices`, compiled when first called, their mesh)."""
+    mesh = sharding.create_mesh(devices)
     sharding.check_batch_size(experiment.config.evaluation.batch_size, mesh, 'config.evaluation.batch_size')
     module = unet.for_devices(experiment.module, mesh.devices.flat)
     step = make_predict_step(experiment.config, module, experiment.region_bits)
     everywhere, split = sharding.replicated(mesh), sharding.split(mesh)
-    return Predictor(experiment, tuple(jax.device_put(p, everywhere) for p in params),
-                     jax.jit(step, in_shardings=(everywhere, split), out_shardings=split), mesh,
-                     settle=engines.chooser(experiment.config.evaluation.engine, list(mesh.devices.flat)))
+    return jax.jit(step, in_shardings=(everywhere, split), out_shardings=split), mesh
 
 
 def settled(predictor: Predictor, batch: dict) -> Predictor:

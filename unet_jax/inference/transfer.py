@@ -66,7 +66,7 @@ def regroup(source: np.ndarray, fresh: np.ndarray, axis: int, had: tuple[str, ..
     """`source` with its channels `had` along `axis` put into the order of `wanted`; those that it has not are the mean
     of all, or else as in `fresh`. None where the rest of the shape is another.
 
-    Along the axis lie positions in a block of pixels (model/layers.py, `space_to_depth`), in each all channels.
+    Along the axis lie positions in a block of pixels (model/expand.py, `space_to_depth`), in each all channels.
     """
     if source.ndim != fresh.ndim or source.shape[axis] % len(had):
         return None

@@ -13,6 +13,8 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from unet_jax.model.expand import depth_to_space
+
 WORTH = 3e8  # FLOP of a kernel's gradient; below, the matrix product is no faster
 FEW = 8  # channels; so many or fewer are convolved at once
 WIDE = 64  # channels; images with fewer gain nothing from `winograd`: what it adds costs more memory than it saves
@@ -159,9 +161,10 @@ def kernel_gradient(x: jax.Array, g: jax.Array, side: int) -> jax.Array:
     return total.reshape(channels, side, side, -1).transpose(1, 2, 0, 3)
 
 
-def multiply(x: jax.Array, kernel: jax.Array, *_, **__) -> jax.Array:
-    """`product`, as flax's Dense calls `lax.dot_general`."""
-    return product(x, kernel)
+def dense(x: jax.Array, kernel: jax.Array, bias: jax.Array | None, block: Sequence[int]) -> jax.Array:
+    """`expand.dense` by `product`."""
+    y = product(x, kernel)
+    return depth_to_space(y if bias is None else y + bias, block)
 
 
 @jax.custom_vjp

@@ -10,26 +10,9 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jax.nn import initializers
 
-from unet_jax.model.convolution import Form
-from unet_jax.model.norm import normalise
-
-
-def space_to_depth(x: jax.Array, block: Sequence[int]) -> jax.Array:
-    """(B, *S, C) -> (B, *S / block, Πblock · C), `block` being its side along each axis; the position in the block is
-    the slow part of the new channels."""
-    d = x.ndim - 2
-    split = [size for s, side in zip(x.shape[1:-1], block, strict=True) for size in (s // side, side)]
-    order = (0, *range(1, 2 * d, 2), *range(2, 2 * d + 1, 2), 2 * d + 1)
-    y = x.reshape(x.shape[0], *split, x.shape[-1]).transpose(order)
-    return y.reshape(x.shape[0], *split[::2], -1)
-
-
-def depth_to_space(x: jax.Array, block: Sequence[int]) -> jax.Array:
-    """(B, *S, Πblock · C) -> (B, *S · block, C): the inverse of `space_to_depth`."""
-    d = x.ndim - 2
-    order = (0, *(axis for k in range(d) for axis in (1 + k, 1 + d + k)), 2 * d + 1)
-    y = x.reshape(*x.shape[:-1], *block, x.shape[-1] // math.prod(block)).transpose(order)
-    return y.reshape(x.shape[0], *(s * side for s, side in zip(x.shape[1:-1], block, strict=True)), -1)
+from unet_jax.model.convolution import XLA, Form
+from unet_jax.model.expand import space_to_depth
+from unet_jax.model.norm import finish
 
 
 def pool(x: jax.Array, reduce: Callable, block: Sequence[int]) -> jax.Array:
@@ -49,19 +32,21 @@ def spread(activation: str | None = None) -> initializers.Initializer:
 
 
 class Normalise(nn.Module):
-    """`norm.normalise` with a learnt scale and offset per channel."""
+    """`norm.and_activate` with a learnt scale and offset per channel."""
     groups: int | None  # None: every channel for itself
+    activation: str | None = None
+    form: Form = XLA
 
     @nn.compact
-    def __call__(self, x: jax.Array) -> jax.Array:
+    def __call__(self, x: jax.Array, skip: jax.Array | None = None) -> jax.Array:
         channels = x.shape[-1]
         scale = self.param('scale', initializers.ones, (channels,), jnp.float32)
         bias = self.param('bias', initializers.zeros, (channels,), jnp.float32)
-        return normalise(x, scale, bias, self.groups)
+        return self.form.normalise(x, scale, bias, skip, self.groups, self.activation)
 
 
 class Convolution(nn.Module):
-    """Convolution and norm. With a norm there is no bias: the norm's offset does its work."""
+    """Convolution, norm, plus a skip, activation. With a norm there is no bias: the norm's offset does its work."""
     features: int
     norm: str
     groups: int
@@ -70,17 +55,19 @@ class Convolution(nn.Module):
     form: Form
     kernel: tuple[int, ...]  # its side along each axis
     stride: tuple[int, ...]
+    activate: bool = True
 
     @nn.compact
-    def __call__(self, x: jax.Array) -> jax.Array:
+    def __call__(self, x: jax.Array, skip: jax.Array | None = None) -> jax.Array:
         # padding kernel // 2 on both sides, also for stride 2: output pixel i is centred on input pixel 2i
         padding = [(side // 2, side // 2) for side in self.kernel]
         x = nn.Conv(self.features, self.kernel, self.stride, padding=padding, dtype=self.dtype,
                     use_bias=self.norm == 'none', kernel_init=spread(self.activation), name='conv',
                     conv_general_dilated=self.form.convolve)(x)
+        activation = self.activation if self.activate else None
         if self.norm == 'none':
-            return x
-        return Normalise(self.groups if self.norm == 'group' else None, name='norm')(x)
+            return finish(x, skip, activation)
+        return Normalise(self.groups if self.norm == 'group' else None, activation, self.form, name='norm')(x, skip)
 
 
 class Plain(nn.Module):
@@ -97,7 +84,7 @@ class Plain(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         shared = (self.features, self.norm, self.groups, self.activation, self.dtype, self.form)
-        return getattr(jax.nn, self.activation)(Convolution(*shared, self.kernel, self.stride, name='first')(x))
+        return Convolution(*shared, self.kernel, self.stride, name='first')(x)
 
 
 class Residual(nn.Module):
@@ -118,22 +105,18 @@ class Residual(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         shared = (self.features, self.norm, self.groups, self.activation, self.dtype, self.form)
-        act = getattr(jax.nn, self.activation)
         once = (1,) * len(self.stride)
-        y = act(Convolution(*shared, self.kernel, self.stride, name='first')(x))
-        y = Convolution(*shared, self.kernel, once, name='second')(y)
+        y = Convolution(*shared, self.kernel, self.stride, name='first')(x)
         if max(self.stride) > 1:
             x = pool(x, jnp.mean, self.stride)
         if x.shape != y.shape:
-            x = Convolution(*shared, once, once, name='skip')(x)
-        return act(x + y)
+            x = Convolution(*shared, once, once, activate=False, name='skip')(x)
+        return Convolution(*shared, self.kernel, once, name='second')(y, x)
 
 
 class UpSample(nn.Module):
-    """`block` times the size along each axis: a dense layer to Πblock · features channels, and depth to space.
-
-    The same function as a transposed convolution with stride and kernel `block`, and faster on XLA's CPU backend. The
-    bias belongs to the output channel, not to the position in the block.
+    """`block` times the size along each axis: a transposed convolution with stride and kernel `block`, in the form
+    that is fast (`Form.expand`). The bias belongs to the output channel, not to the position in the block.
     """
     features: int
     dtype: jnp.dtype
@@ -142,10 +125,27 @@ class UpSample(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
+        def enlarge(x: jax.Array, kernel: jax.Array, *_, **__) -> jax.Array:
+            return self.form.expand(x, kernel, None, self.block)
+
         y = nn.Dense(math.prod(self.block) * self.features, use_bias=False, dtype=self.dtype, name='dense',
-                     kernel_init=spread(), dot_general=self.form.multiply)(x)
+                     kernel_init=spread(), dot_general=enlarge)(x)
         bias = self.param('bias', initializers.zeros, (self.features,), jnp.float32)
-        return depth_to_space(y, self.block) + bias.astype(self.dtype)
+        return y + bias.astype(self.dtype)
+
+
+class Head(nn.Module):
+    """Float32 logits (B, *S · block, K) of x (B, *S, C). Small weights: training starts at probability 1/2."""
+    out_channels: int
+    form: Form
+    block: tuple[int, ...]
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        width = math.prod(self.block) * self.out_channels
+        kernel = self.param('kernel', initializers.constant(0.01), (x.shape[-1], width), jnp.float32)
+        bias = self.param('bias', initializers.zeros, (width,), jnp.float32)
+        return self.form.expand(x.astype(jnp.float32), kernel, bias, self.block)
 
 
 class AttentionGate(nn.Module):

@@ -45,6 +45,18 @@ def backward(groups: int | None, saved, g: jax.Array) -> tuple[jax.Array, jax.Ar
 normalise.defvjp(forward, backward)
 
 
+def and_activate(x: jax.Array, scale: jax.Array, bias: jax.Array, skip: jax.Array | None, groups: int | None,
+                 activation: str | None) -> jax.Array:
+    """`normalise`, plus `skip` (B, *S, C), through `activation` of jax.nn; None is without."""
+    return finish(normalise(x, scale, bias, groups), skip, activation)
+
+
+def finish(y: jax.Array, skip: jax.Array | None, activation: str | None) -> jax.Array:
+    """What follows a norm."""
+    y = y if skip is None else y + skip.astype(y.dtype)
+    return getattr(jax.nn, activation)(y) if activation else y
+
+
 def over_pixels(x: jax.Array) -> jax.Array:
     """(B, *S, C) -> (B, 1…, C): the mean over the pixels."""
     return x.mean(tuple(range(1, x.ndim - 1)), keepdims=True)

@@ -60,7 +60,7 @@ def over(nodes: Nodes, operator: str, x: str, axes: Sequence[int]) -> str:
 
 
 def space_to_depth(nodes: Nodes, x: str, sides: Sequence[int], channels: int, block: Sequence[int]) -> str:
-    """`layers.space_to_depth` of (B, channels, *sides): (B, Πblock · channels, *sides / block)."""
+    """`expand.space_to_depth` of (B, channels, *sides): (B, Πblock · channels, *sides / block)."""
     if max(block) == 1:
         return x
     d, small = len(block), [n // side for n, side in zip(sides, block, strict=True)]
@@ -71,7 +71,7 @@ def space_to_depth(nodes: Nodes, x: str, sides: Sequence[int], channels: int, bl
 
 
 def depth_to_space(nodes: Nodes, x: str, sides: Sequence[int], channels: int, block: Sequence[int]) -> str:
-    """`layers.depth_to_space` of (B, Πblock · channels, *sides): (B, channels, *sides · block)."""
+    """`expand.depth_to_space` of (B, Πblock · channels, *sides): (B, channels, *sides · block)."""
     if max(block) == 1:
         return x
     d = len(block)

@@ -9,23 +9,24 @@ import itertools
 import math
 import operator
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
-from jax.nn import initializers
 from ml_collections import ConfigDict
 
 from unet_jax.errors import InputError
 from unet_jax.model.convolution import XLA, Form, form
-from unet_jax.model.layers import AttentionGate, Plain, Residual, UpSample, depth_to_space, pool, space_to_depth
+from unet_jax.model.expand import space_to_depth
+from unet_jax.model.layers import AttentionGate, Head, Plain, Residual, UpSample, pool
 
 ACTIVATIONS = ('celu', 'elu', 'gelu', 'hard_swish', 'leaky_relu', 'mish', 'relu', 'relu6', 'selu', 'silu', 'softplus',
                'swish', 'tanh')
 CHOICES = {'block': ('plain', 'residual'), 'norm': ('instance', 'group', 'none'), 'activation': ACTIVATIONS,
-           'downsample': ('conv', 'max'), 'dtype': ('float32', 'bfloat16')}
+           'downsample': ('conv', 'max'), 'dtype': ('auto', 'float32', 'bfloat16')}
 
 Params = Any  # a tree of float32 arrays
 
@@ -58,7 +59,7 @@ class UNet(nn.Module):
         if image.ndim not in (4, 5):
             raise InputError(f'an image of shape {image.shape}; expected (batch, height, width, channels) or (batch, '
                              'depth, height, width, channels)')
-        dtype, last = jnp.dtype(self.dtype), len(self.features) - 1
+        dtype, last = jnp.dtype(type_on(self.dtype)), len(self.features) - 1
         spatial = image.shape[1:-1]
         first, *strides = steps(self, len(spatial))
         x = space_to_depth(pad(image, shrinkage(self, len(spatial))[-1]), first).astype(dtype)
@@ -88,18 +89,28 @@ class UNet(nn.Module):
         kernel = tuple(self.kernels[level]) if self.kernels else (3,) * len(stride)
         block = Residual if self.block == 'residual' else Plain
         block = nn.remat(block) if self.remat else block
-        for k in range(count):
-            x = block(self.features[level], self.norm, self.groups, self.activation, jnp.dtype(self.dtype),
-                      self.form, kernel, stride if k == 0 else (1,) * len(stride), name=f'{name}_block_{k}')(x)
+        once = (1,) * len(stride)
+        block = partial(block, self.features[level], self.norm, self.groups, self.activation,
+                        jnp.dtype(type_on(self.dtype)), self.form, kernel)
+        x = block(stride, name=f'{name}_block_0')(x)
+        names = [f'{name}_block_{k}' for k in range(1, count)]
+        if self.form.scanned and len(names) > 1 and not self.is_initializing():
+            return scan(block(once, parent=None), [self.variables['params'][name] for name in names], x)
+        for name in names:
+            x = block(once, name=name)(x)
         return x
 
     def head(self, x: jax.Array, level: int, spatial: tuple[int, ...]) -> jax.Array:
-        """Float32 logits (B, *⌈spatial / coarsening⌉, K). Small weights: training starts at probability 1/2."""
+        """Float32 logits (B, *⌈spatial / coarsening⌉, K)."""
         first, factors = steps(self, len(spatial))[0], coarsening(self, len(spatial))[level]
-        y = nn.Dense(math.prod(first) * self.out_channels, dtype=jnp.float32, kernel_init=initializers.constant(0.01),
-                     name=f'head_{level}')(x.astype(jnp.float32))
-        y = depth_to_space(y, first)
+        y = Head(self.out_channels, self.form, first, name=f'head_{level}')(x)
         return y[(slice(None), *(slice(-(-s // factor)) for s, factor in zip(spatial, factors, strict=True)))]
+
+
+def scan(block: nn.Module, params: Sequence[Params], x: jax.Array) -> jax.Array:
+    """x through `block` with each of `params`, one after the other, as a loop: the block is compiled once."""
+    stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *params)
+    return jax.lax.scan(lambda x, one: (block.apply({'params': one}, x), None), x, stacked)[0]
 
 
 def steps(model, axes: int) -> tuple[tuple[int, ...], ...]:
@@ -146,8 +157,17 @@ def build(config: ConfigDict, out_channels: int) -> UNet:
 
 def for_devices(module: nn.Module, devices: Sequence[jax.Device]) -> nn.Module:
     """`module` in the form that is fast on `devices`: the same parameters, and up to rounding the same function. A
-    network that has no field `form` stays as it is."""
-    return module.clone(form=form(devices)) if hasattr(module, 'form') else module
+    network that has neither a field `form` nor `dtype` stays as it is."""
+    wanted = {'form': lambda: form(devices), 'dtype': lambda: type_on(module.dtype, devices)}
+    return module.clone(**{name: choose() for name, choose in wanted.items() if hasattr(module, name)})
+
+
+def type_on(dtype: str, devices: Sequence[jax.Device] = ()) -> str:
+    """`dtype`, where it is auto, as it is settled on `devices`: bfloat16 on accelerators, which have units for it and
+    move half the bytes; float32 on CPUs, where XLA is no faster with it, and where no devices are named."""
+    if dtype != 'auto':
+        return dtype
+    return 'bfloat16' if devices and devices[0].platform != 'cpu' else 'float32'
 
 
 def check_unet(fields: dict[str, Any], out_channels: int) -> None:

@@ -1,10 +1,12 @@
 """--mode=plan: what a config costs, without training: parameters, FLOPs, memory, and the largest batch that fits."""
+from collections.abc import Sequence
 from pathlib import Path
 
 import jax
 import numpy as np
 from ml_collections import ConfigDict
 
+from unet_jax.compiled import table as compiled_table
 from unet_jax.errors import InputError
 from unet_jax.experiment import create, read_frame, settle
 from unet_jax.modes import auto
@@ -13,21 +15,29 @@ from unet_jax.progress import bar
 from unet_jax.training import loop, sharding
 
 
-def plan(config: ConfigDict, folder: Path | None = None, *, memory: float | None = None) -> None:
-    """Prints the table of `config`. memory: GB that each device may use; None is all that it has.
+def plan(config: ConfigDict, folder: Path | None = None, *, memory: float | None = None,
+         targets: Sequence[str] = ()) -> None:
+    """Prints the table of `config`. memory: GB that each device may use; None is all that it has. targets: devices
+    to compile for in place of those that are here, such as v5e:4x4 (`compiled.targets`).
 
     With config.train.plan what it leaves open is decided instead, and the plan and its reasons written into `folder`.
 
     Reads the data only where the config leaves its categories to them. Raises InputError for a config that cannot be
-    built, and for a memory that is not above 0.
+    built, for a memory that is not above 0, for a target that cannot be compiled for, and for one with
+    config.train.plan.
     """
     if memory is not None and not memory > 0:
         raise InputError(f'--memory={memory:g}: give gigabytes a device, such as --memory=16')
+    if config.train.plan and targets:
+        raise InputError(f'--target={",".join(targets)} tells what a config costs, and with config.train.plan '
+                         'there is none yet: plan first, then give the plan.py that --mode=plan writes as --config')
     if config.train.plan:
         auto.planned(config, folder, memory=memory and memory * GB)
         return
     settled = bool(config.data.categories and config.data.regions)
     experiment = create(config if settled else settle(config, read_frame(config)))
+    if targets:
+        return print(compiled_table.of_targets(experiment, targets, memory=memory and memory * GB))
     limit = memory * GB if memory is not None else sharding.device_memory()
     devices = jax.local_devices()
     batch_size = config.train.batch_size

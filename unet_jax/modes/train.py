@@ -4,6 +4,7 @@ import logging
 import shlex
 import shutil
 import time
+from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -17,6 +18,7 @@ from unet_jax.annotations import frame as frames
 from unet_jax.annotations import identity
 from unet_jax.errors import InputError
 from unet_jax.experiment import Experiment, create, init_params, settle
+from unet_jax.model import unet
 from unet_jax.modes import auto, fine_tune, kinds
 from unet_jax.modes.annotate import annotate, check_data
 from unet_jax.pipeline import stream
@@ -50,7 +52,8 @@ def train(config: ConfigDict, folder: Path, *, allow: tuple[str, ...] = ()) -> b
         frame = read_or_annotate(config, folder, resumed=resumed)
     if config.train.plan:
         config = auto.adopted(config, files.load_config(folder)) if resumed else auto.planned(config, folder, frame)
-    config = budget.known(fine_tune.note_seal(settle(config, frame), folder, resumed=resumed), folder)
+    config = settle_type(settle(config, frame), jax.devices(), files.load_config(folder) if resumed else None)
+    config = budget.known(fine_tune.note_seal(config, folder, resumed=resumed), folder)
     if resumed:
         check_config(budget.known(files.load_config(folder), folder), config, folder, allow)
     foresee(create(config), folder)  # what cannot be built is refused before it is saved
@@ -93,6 +96,16 @@ def fix_steps(member: together.Member, frame: pd.DataFrame, began: float) -> tog
         files.save_config(folder, config)
     processes.wait_for_all('time')
     return member._replace(experiment=create(config))
+
+
+def settle_type(config: ConfigDict, devices: Sequence[jax.Device], before: ConfigDict | None) -> ConfigDict:
+    """A copy of `config` in which config.model.dtype = 'auto' has become a type: that of the run that goes on
+    (`before`), so that it stays what it is on other devices, else the one for `devices`."""
+    dtype = before.model.dtype if before and config.model.dtype == 'auto' else config.model.dtype
+    settled = config.copy_and_resolve_references()
+    with settled.unlocked():
+        settled.model.dtype = unet.type_on(dtype, devices)
+    return settled.lock()
 
 
 def warn_of_unscored(config: ConfigDict, frame: pd.DataFrame) -> None:

@@ -218,9 +218,7 @@ def volumes(found: dict, on: Device, fixed: dict, scale: float) -> list[Decision
 
 
 def always(found: dict, on: Device) -> list[Decision]:
-    what = [Decision({'model.dtype': 'float32' if on.kind == 'cpu' else 'bfloat16'},
-                     'XLA is no faster in bfloat16 on processors' if on.kind == 'cpu' else
-                     'half the traffic, which is what U-Nets wait for')]
+    what = []
     if not found['subsets'].get('valid'):
         what.append(Decision({'train.validate': 'train'}, f'{found["cases"]} cases of {found["patients"]} patients or '
                              'sources leave none to validate on'))

@@ -69,11 +69,25 @@ def create_programs(experiment: Experiment, *, devices: list | None = None, samp
     # tiles of volumes are validated without their spacing
     split = sharding.of_batch(mesh, more=() if experiment.format.volumetric else experiment.carried)
     data = dispatch.resident(samples, config.train, mesh)
-    return Programs(lambda: jax.device_put(create(), placed),
+
+    def place() -> states.State:
+        with jax.default_device(host() if config.train.fsdp > 1 else None):
+            return jax.device_put(create(), placed)
+
+    return Programs(place,
                     dispatch.compiled(step, config.train, mesh, placed, data, more=experiment.carried),
                     jax.jit(overlap, in_shardings=(placed.ema_params, split, sharding.split(mesh)),
                             out_shardings=everywhere),
                     mesh, abstract, placed)
+
+
+def host() -> jax.Device | None:
+    """This computer's processor, where a state is created that no one device shall hold whole; None where jax was told
+    to do without. Drawn in one sharded program, three times the parameters would still lie on every device."""
+    try:
+        return jax.local_devices(backend='cpu')[0]
+    except RuntimeError:
+        return None
 
 
 def create_mesh(config: ConfigDict, devices: list | None = None) -> jax.sharding.Mesh:

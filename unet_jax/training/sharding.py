@@ -23,11 +23,12 @@ def create_mesh(devices: list | None = None, *, fsdp: int = 1, spatial: int = 1)
     sample is never split over processes, as one of them reads it.
     """
     devices = sorted(jax.devices(), key=lambda d: (d.process_index, d.id)) if devices is None else devices
+    local = sum(device.process_index == devices[0].process_index for device in devices)
     if fsdp < 1 or len(devices) % fsdp:
         raise InputError(f'config.train.fsdp is {fsdp}, which does not divide {len(devices)} devices')
-    if spatial < 1 or len(devices) % (fsdp * spatial) or min(jax.local_device_count(), len(devices)) % spatial:
+    if spatial < 1 or len(devices) % (fsdp * spatial) or local % spatial:
         raise InputError(f'config.train.spatial is {spatial} (and fsdp {fsdp}), which does not divide the '
-                         f'{len(devices)} devices, {jax.local_device_count()} of each process')
+                         f'{len(devices)} devices, {local} of each process')
     return Mesh(np.asarray(devices).reshape(-1, fsdp, spatial), ('data', 'fsdp', 'spatial'),
                 axis_types=(AxisType.Auto,) * 3)
 
