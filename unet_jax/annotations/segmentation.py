@@ -52,7 +52,7 @@ def sound_polygons(segmentation) -> list[list[float]]:
     return found
 
 
-def rasterise(segmentation, *, height: int, width: int, where: str) -> np.ndarray:
+def rasterise(segmentation, height: int, width: int, *, where: str) -> np.ndarray:
     """COCO segmentation -> (H, W) bool, the union of its polygons, clipped to the image.
 
     `where` names file and annotation in the InputError raised for what `parse` refuses.
