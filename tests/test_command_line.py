@@ -92,7 +92,7 @@ def test_mistakes_get_a_message(parse, arguments, message):
 @pytest.mark.parametrize('arguments, message', [
     ([GIVEN, '--workdr=x'], "Unknown command line flag 'workdr'. Did you mean: workdir"),
     (['--config=configs/absent.py'], 'configs/absent.py'),
-    (['--config=configs/brats3d.py:huge'], 'choose configs/brats3d.py:full or :small')])
+    (['--config=configs/brats3d.py:huge'], 'choose configs/brats3d.py:full, :small, :missing ')])
 def test_other_mistakes_end_with_status_2(arguments, message, capsys):
     with flagsaver.flagsaver(), pytest.raises(SystemExit) as left:
         command_line.explain(command_line.parse, ['main.py', *arguments])
