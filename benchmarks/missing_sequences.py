@@ -1,6 +1,6 @@
 """What a network that was trained with sequences left out finds with each of the 15 subsets of the four.
 
-    python benchmarks/missing_sequences.py                  # about fifteen minutes on two busy cores
+    python benchmarks/missing_sequences.py                  # about ten minutes on two busy cores
     python benchmarks/missing_sequences.py --kinds=slices
 
 Trains configs/brats3d.py:small_missing on phantom volumes, and configs/brats.py:missing on phantom slices, smaller
@@ -46,7 +46,7 @@ def scores(kind: str, place: Path, *, count: int, steps: int, dropout: float) ->
                           capture_output=True, text=True, cwd=common.ROOT,
                           env={**os.environ, 'JAX_PLATFORMS': os.environ.get('JAX_PLATFORMS', 'cpu')})
     if done.returncode:
-        raise SystemExit(done.stderr[-2000:])
+        raise SystemExit(f'main.py ended with {done.returncode}: {done.stderr[-2000:]}')
     return pd.read_csv(folder / 'evaluation/test/modalities.csv')
 
 
@@ -66,7 +66,7 @@ def main() -> None:
     parser = common.parser(__doc__)
     parser.add_argument('--kinds', nargs='+', choices=FIELDS, default=list(FIELDS))
     parser.add_argument('--count', type=int, default=60, help='phantoms; 0.6 of them to train on, 0.3 to test on')
-    parser.add_argument('--steps', type=int, default=1000)
+    parser.add_argument('--steps', type=int, default=500)
     parser.add_argument('--dropout', type=float, default=0.5, help='probability of each sequence to be left out')
     options = parser.parse_args()
     parts = []
