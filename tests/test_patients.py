@@ -1,6 +1,7 @@
 """Slices of patients: who they are, one scale for all of a patient's, neighbours as channels, scored as volumes."""
 import json
 import shutil
+from pathlib import Path
 
 import jax
 import numpy as np
@@ -9,12 +10,13 @@ import pytest
 from PIL import Image
 from test_together import tiny
 
-from unet_jax import config_check
+from unet_jax import config_check, phantom
 from unet_jax.annotations import coco, pairs, patients
 from unet_jax.annotations import frame as frames
 from unet_jax.errors import InputError
 from unet_jax.evaluation.components import components
-from unet_jax.experiment import create, init_params, settle
+from unet_jax.experiment import create, init_params, read_frame, settle
+from unet_jax.formats import inputs
 from unet_jax.inference import predictor as inference
 from unet_jax.modes import image_kind
 from unet_jax.modes.evaluate import evaluate
@@ -234,6 +236,29 @@ def test_a_patients_folder_is_predicted_as_it_was_evaluated_and_one_image_falls_
                           np.asarray(Image.open(folder / 'predictions/test' / case / masks[2].name)))
     write(predictor, [str(source / f'{case}_3.png')], tmp_path / 'one', str(used))
     assert len(list((tmp_path / 'one').glob('*.png'))) == 1 and 'no slices of patients' in caplog.text
+
+
+def test_hdf5_slices_have_their_neighbours_in_predicting_as_in_evaluating(tmp_path):
+    root = phantom.write_brats_h5(tmp_path / 'h5', volumes=2, shape=(5, 24, 20))
+    config = tiny(3)
+    config.data.update({'format': 'brats_h5', 'root': str(root), 'channels': 4, 'size': (16, 16), 'neighbours': 1,
+                        'standardise': False, 'cache': str(tmp_path / 'cache')})
+    config.evaluation.update({'threshold': 0.502, 'batch_size': 8})
+    one = create(config)
+    predictor = inference.create(one, init_params(one))
+    rows, _ = one.format.find([str(root)], config.data)
+    rows = inputs.with_patients(rows, '', one.format.slice_of)
+    assert sorted(rows.slice) == [0, 0, 1, 1, 2, 2, 3, 3, 4, 4] and rows.case.nunique() == 2
+    write(predictor, [str(root)], tmp_path / 'out', 'none')
+    read = image_kind.rows(one, read_frame(config))  # as for evaluation
+    found = dict(inference.enlarged(predictor, image_kind.open_samples(one, read)))
+    lit = 0
+    for index, row in enumerate(read.itertuples()):
+        path = next((tmp_path / 'out/BraTS2020_training_data').rglob(f'{Path(row.path).stem}.png'))
+        mask = np.asarray(Image.open(path))
+        assert np.array_equal(mask > 0, found[index][..., 0] > 0.502)
+        lit += (mask > 0).mean()
+    assert 0 < lit < len(rows)
 
 
 def test_slices_of_unlike_sizes_are_refused_by_name(tmp_path):

@@ -27,6 +27,13 @@ SLICES = 10_000  # the most of a volume, of 155
 SAMPLE = 24  # files whose masks are compared with the CSV
 
 
+def slice_of(path: str) -> tuple[str, int] | None:
+    """(volume, number) of a slice, its folder before the volume; None where the name is another."""
+    folder, _, name = path.rpartition('/')
+    found = NAME.fullmatch(name)
+    return (f'{folder}/volume_{found[1]}'.lstrip('/'), int(found[2])) if found else None
+
+
 def read_frame(root: str | Path, *, split: tuple[float, float, float] = (0.7, 0.15, 0.15), seed: int = 0,
                folds: int = 0, fold: int = 0, on_error: str = 'raise', audit: bool = False) -> pd.DataFrame:
     """The annotation frame of the set found at or below `root`: a row per slice and class present.

@@ -58,5 +58,6 @@ FORMAT = coco.FORMAT._replace(
     unspaced=False,  # 1 mm, as all of BraTS
     sequences=True,
     from_array=brats_h5_file.from_array,
+    slice_of=brats_h5.slice_of,
     channels=(4,),
 )

@@ -7,7 +7,7 @@ import glob
 import logging
 import os
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 import pandas as pd
@@ -61,10 +61,15 @@ def find_images(sources: Sequence[str], endings: tuple[str, ...], what: str) -> 
                           'group': name, 'slice': pd.NA, 'subset': 'test', 'image_id': name} for name in names]), []
 
 
-def with_patients(rows: pd.DataFrame, pattern: str = '') -> pd.DataFrame:
+def with_patients(rows: pd.DataFrame, pattern: str = '', slice_of: Callable | None = None) -> pd.DataFrame:
     """`rows` of `find_images` with the patients that folders, names or the run's `pattern` show as groups and cases,
-    and the numbers of their slices. Where there are none each image stands alone, which is said."""
+    and the numbers of their slices; or as `slice_of` (of `seam.Format`) tells them of every path. Where there are none
+    each image stands alone, which is said."""
     root = Path(rows.root.iloc[0])
+    told = [slice_of(path) for path in rows.path] if slice_of else [None]
+    if all(told):
+        volumes, numbers = zip(*told, strict=True)
+        return rows.assign(group=volumes, case=volumes, slice=pd.array(numbers, 'Int64'))
     paths = [f'{root.name}/{path}' for path in rows.path]  # of one patient's folder the name tells as well
     found = pairs.patients(paths, pattern if pattern and all(re.search(pattern, path) for path in paths) else '',
                            least=2, folders=1)

@@ -37,6 +37,8 @@ class Format(NamedTuple):
     volumetric: bool = False  # a sample is a volume of which patches are cut, not an image or slice
     unspaced: bool = False  # nothing in the files says how many mm a pixel has (config.evaluation.spacing)
     sequences: bool = False  # channels are the sequences of an MRI, each of which may be missing
+    slice_of: Callable[[str], tuple[str, int] | None] | None = None  # (path) -> (volume, number) of a slice,
+    # None for another name; without it folders and names of all that is predicted are looked at (`pairs.patients`)
     channels: tuple[int, ...] = ()  # of images, which config.data.channels chooses; () leaves them to the data
     from_array: Callable[[np.ndarray, int], np.ndarray] = image_file.from_array  # (array, channels) -> `Content.image`
     # of an image in memory, as `read` gives it from a file

@@ -54,7 +54,7 @@ def write(predictor: inference.Predictor, sources: Sequence[str], output: Path, 
     rows, problems = experiment.format.find(sources, experiment.config.data)
     of_patients = not experiment.format.volumetric and image_kind.of_patients(experiment)
     if of_patients:
-        rows = inputs.with_patients(rows, experiment.config.data.group_pattern)
+        rows = inputs.with_patients(rows, experiment.config.data.group_pattern, experiment.format.slice_of)
     rows = rows.assign(mask_file=experiment.format.masks(rows))
     twice = rows[rows.mask_file.duplicated(keep=False)]
     if len(twice):
