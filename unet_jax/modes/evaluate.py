@@ -195,6 +195,8 @@ def write(predictor: inference.Predictor, samples: cache.Samples | prepared.Volu
     if len(fewer) and not summary.get('unscored'):
         write_text(target / 'modalities.csv', fewer.to_csv(index=False))
         print(modalities.text(fewer, convention=settings.convention, seed=seed))
+    else:
+        (target / 'modalities.csv').unlink(missing_ok=True)  # of an earlier call
     report = html.write(home, subset, examples, run=chosen[0].folder,
                         again=command(chosen, subset=subset, which=which, home=home))
     for said in tuned.words(predictor):
