@@ -17,6 +17,7 @@ import numpy as np
 from unet_jax.errors import InputError
 from unet_jax.experiment import Experiment
 from unet_jax.inference import model_file, onnx_graph
+from unet_jax.model import unet
 from unet_jax.training.step import make_predict_step
 
 ENGINES = ('openvino', 'onnxruntime')  # besides jax; the fastest first, as measured (benchmarks/inference.py)
@@ -136,7 +137,8 @@ def admitted(predictor, batch: Mapping[str, Any], ways: Sequence[Way]):
     is then inside the model. Raises InputError where none does, with what the last one differed in."""
     experiment, sent, problem = predictor.experiment, as_sent(batch), ''
     model = onnx_graph.build(experiment, [model_file.flatten(params) for params in predictor.params])
-    step = reference(experiment) if experiment.config.model.dtype != 'float32' else predictor.program
+    dtype = unet.type_on(experiment.config.model.dtype, list(predictor.mesh.devices.flat))
+    step = predictor.program if dtype == 'float32' else reference(experiment)
     expected = np.mean([np.asarray(step(params, batch)) for params in predictor.params], 0)
     for way in ways:
         run = load(model, way)
