@@ -9,6 +9,7 @@ import made_sets
 import numpy as np
 import pandas as pd
 import pytest
+from test_resume import Killed, at, die
 
 from configs import auto
 from unet_jax import config_check, workdir
@@ -59,24 +60,12 @@ def test_every_set_is_planned_and_annotated(tmp_path, monkeypatch, capsys, name)
     assert table.segmentation[table.category_id.notna()].notna().all() and table.category_id.notna().any()
 
 
-class Killed(BaseException):
-    """Stands for SIGKILL."""
-
-
 def train_and_go_on(config, folder, monkeypatch):
     """Runs it whole, and with a kill at its second checkpoint in another folder; both end alike. The whole run's."""
     whole, killed = folder / 'whole', folder / 'killed'
     assert train.train(config, whole)
-    save, calls = checkpoint.save, []
-
-    def die(*arguments, **options):
-        calls.append(0)
-        if len(calls) == 2:
-            raise Killed
-        return save(*arguments, **options)
-
     with monkeypatch.context() as patch:
-        patch.setattr(checkpoint, 'save', die)
+        at(patch, checkpoint, 'save', 2, die)
         with pytest.raises(Killed):
             train.train(config, killed)
     assert train.train(config, killed)

@@ -6,6 +6,7 @@ import shutil
 import numpy as np
 import pytest
 from PIL import Image
+from test_resume import Killed, at, die
 
 from configs import auto, brats3d, coco, default
 from unet_jax import config_check, workdir
@@ -225,12 +226,6 @@ def test_a_run_goes_on_with_its_plan_and_what_the_user_sets_against_it_shows(tmp
     assert workdir.differences(run, planning.adopted(other, run)) == {'model.stem': (2, 4)}
 
 
-
-
-class Killed(BaseException):
-    """Stands for SIGKILL."""
-
-
 def test_a_folder_is_planned_and_trained_for_its_minutes_and_goes_on_exactly(tmp_path, monkeypatch, capsys):
     write_pairs(tmp_path / 'set', size=(32, 32))
     config = base(tmp_path / 'set')
@@ -253,15 +248,7 @@ def test_a_folder_is_planned_and_trained_for_its_minutes_and_goes_on_exactly(tmp
     killed.mkdir()
     shutil.copy(straight / budget.NAME, killed)  # as fixed by the same measurement
     monkeypatch.setattr(budget, 'measure', lambda *_: pytest.fail('the steps are fixed once'))
-    save, calls = checkpoint.save, []
-
-    def die(*arguments, **options):
-        calls.append(0)
-        if len(calls) == 2:
-            raise Killed
-        return save(*arguments, **options)
-
-    monkeypatch.setattr(checkpoint, 'save', die)
+    at(monkeypatch, checkpoint, 'save', 2, die)
     with pytest.raises(Killed):
         train.train(config, killed)
     train.train(config, killed)

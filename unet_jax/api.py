@@ -71,8 +71,7 @@ class Predictor(NamedTuple):
     @property
     def sequences(self) -> tuple[str, ...]:
         """The channels of a volume or slice, in order; () of images."""
-        unspaced = self.network.experiment.format.unspaced
-        return () if unspaced else tuple(self.config.data.modalities)
+        return self.network.experiment.sequences
 
     @property
     def regions(self) -> tuple[str, ...]:

@@ -32,6 +32,11 @@ class Experiment(NamedTuple):
         return ('spacing',) if self.format.volumetric else ('scale',) * self.settings.patient
 
     @property
+    def sequences(self) -> tuple[str, ...]:
+        """The names of the channels of a volume or slice, in order; () of image files."""
+        return tuple(self.config.data.modalities) if self.format.sequences else ()
+
+    @property
     def shown(self) -> int | None:
         """The channel that pictures show; None leaves it to the image."""
         channel = self.config.report.channel

@@ -26,7 +26,7 @@ class Source(NamedTuple):
 def sequences(config: ConfigDict) -> tuple[str, ...]:
     """The names of what the network looks at, channel by channel: of neighbouring slices with how far they are."""
     data = config.data
-    if not formats.named(data.format).unspaced:
+    if formats.named(data.format).sequences:
         names = tuple(data.modalities)
     else:
         names = {1: ('grey',), 3: ('red', 'green', 'blue')}.get(data.channels) or tuple(

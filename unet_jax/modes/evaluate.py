@@ -33,8 +33,7 @@ def evaluate(config: ConfigDict, folder: Path, *, subset: str, which: str, ensem
              output: str | None = None, other: Sequence[str] = ()) -> Path:
     """Scores a checkpoint, or the average of several, on a subset: table, masks, pictures and the report, in `folder`
     for a single checkpoint, else in a folder of its own, `members.home`; of a run that is still training in
-    `members.interim`, where it writes nothing; or in `output`. Returns that
-    folder.
+    `members.interim`, where it writes nothing; or in `output`. Returns that folder.
 
     `folder` and those of `ensemble` may be model files. The cases are those of the run in `folder`; of a model file
     those of config.data.root. `other` are results to compare with (`compare.compare`) in the report.
@@ -74,11 +73,13 @@ def score(config: ConfigDict, home: Path, chosen: Sequence[members.Member], *, s
           other: Sequence[str]) -> None:
     """`evaluate` into `home`, of a settled config."""
     folder, used = chosen[0].folder, members.told(chosen)
-    frame = read_frame(config) if model_file.is_model(folder) else frames.load(folder / 'annotations.parquet')
+    from_file = model_file.is_model(folder)
+    fits = folder if from_file else home  # what was fitted on the validation subset goes along in a model file
+    frame = read_frame(config) if from_file else frames.load(folder / 'annotations.parquet')
     scored = frame[frame.subset == subset]
     if len(members.runs(chosen)) > 1:
         members.check_unseen(chosen, scored, f'--subset={subset} scores')
-    for field in tuned.fitted(config) if not model_file.is_model(folder) else ():
+    for field in () if from_file else tuned.fitted(config):
         check_tuning(chosen, frame[frame.subset == config.train.validate], config, field)
     predictor = inference.restore_members(config, chosen)
     experiment = predictor.experiment
@@ -87,14 +88,14 @@ def score(config: ConfigDict, home: Path, chosen: Sequence[members.Member], *, s
     rows = cases.by_case(found[found.subset == subset].reset_index(drop=True))
     if rows.empty:
         raise InputError(f'--subset={subset}: no such images; there are {found.subset.value_counts().to_dict()}')
-    if not model_file.is_model(folder):
+    if not from_file:
         processes.by_the_first(lambda: check_data(config, folder), 'data')
     with processes.first_process_first('samples'):
         samples, skipped = open_whole(data, experiment, rows, total=len(found))
         if tuned.fitted(config):
             valid = found[found.subset == config.train.validate].reset_index(drop=True)
             home.mkdir(parents=True, exist_ok=True)
-            predictor = tuned.settle(predictor, folder if model_file.is_model(folder) else home, used, valid)
+            predictor = tuned.settle(predictor, fits, used, valid)
     masks = home / 'predictions' / subset
     mine = data.part(samples, cases.share(samples.rows, jax.process_index(), jax.process_count()))
     lines, images, tally = [], [], np.zeros((len(experiment.regions), 3, calibration.BINS))
@@ -110,7 +111,7 @@ def score(config: ConfigDict, home: Path, chosen: Sequence[members.Member], *, s
         told = {'subset': subset, 'checkpoint': used, **data_set(folder), **about(chosen, config, subset, scored),
                 **({'skipped': skipped} if skipped else {}),
                 'calibration': calibration.summarise(tally, experiment.names, predictor.temperatures),
-                **tuned.summarised(predictor, folder if model_file.is_model(folder) else home)}
+                **tuned.summarised(predictor, fits)}
         write(predictor, samples, chosen, home=home, scores=pd.DataFrame(lines), fewer=pd.DataFrame(fewer),
               images=pd.DataFrame(images), told=told, which=which, other=other)
     processes.wait_for_all('report')  # jax ends the first process where the others leave it alone for 5 minutes
@@ -228,8 +229,7 @@ def chosen_examples(predictor: inference.Predictor, samples: cache.Samples | pre
         where = np.flatnonzero(rows.case == case)
         shown = data.example(predictor, data.part(samples, slice(where[0], where[-1] + 1)), masks)
         dice = scores[scores.case == case].set_index('region').dice.to_dict()
-        sequences = () if experiment.format.unspaced else tuple(experiment.config.data.modalities)
-        examples.append(html.Example(case, kind, dice, names=experiment.names, sequences=sequences,
+        examples.append(html.Example(case, kind, dice, names=experiment.names, sequences=experiment.sequences,
                                      channel=experiment.shown, **shown))
     return examples
 

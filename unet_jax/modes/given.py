@@ -115,8 +115,7 @@ def ordered(experiment: Experiment, case: Mapping[str, Source]) -> dict[str, Sou
 
 def stacked(experiment: Experiment, case: Mapping[str, Source]) -> np.ndarray:
     """{sequence: (H, W)} of a slice -> (H, W, C)."""
-    names = tuple(experiment.config.data.modalities)
-    if experiment.format.unspaced or len(names) != experiment.settings.channels:
+    if not experiment.sequences or len(experiment.sequences) != experiment.settings.channels:
         raise InputError(f'{", ".join(map(str, case))}: this network looks at images, not at sequences; give an array '
                          'or a path')
     arrays = {name: None if value is None else numbers(value, name)

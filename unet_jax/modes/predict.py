@@ -149,9 +149,8 @@ def draw(experiment: Experiment, row: pd.Series, found: inference.Segmented, con
                               **space)
     overlays.save(figure, output / 'overlays' / f'{stem(row.mask_file)}.png')
     if used:
-        sequences = () if experiment.format.unspaced else tuple(experiment.config.data.modalities)
         image = content.image if content.image.ndim > 2 else content.image[..., None]
-        shown = viewer.Case(row.case, 'prediction', image, sequences, None, masks, experiment.names, {},
+        shown = viewer.Case(row.case, 'prediction', image, experiment.sequences, None, masks, experiment.names, {},
                             uncertainty(found.probability), affine=content.affine,
                             channel=experiment.shown, **space)
         case_page.write(output / 'reports' / f'{stem(row.mask_file)}.html', shown, numbers, f'Checkpoint {used}')
